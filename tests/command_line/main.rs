@@ -14,4 +14,5 @@ mod pictures;
 mod running;
 mod supervisor_memory;
 mod tensor_files;
+mod values;
 mod workers;

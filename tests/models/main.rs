@@ -11,3 +11,4 @@ mod narrow_sums;
 mod random;
 mod silero;
 mod structures;
+mod values;

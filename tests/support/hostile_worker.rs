@@ -96,6 +96,7 @@ fn description() -> Vec<u8> {
     let value = |name: &str| ValueInfo {
         name: name.into(),
         elem_type: 1,
+        value_type: Default::default(),
         shape: Some(vec![Dim::Fixed(4)]),
         has_default: false,
     };

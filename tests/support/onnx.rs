@@ -96,6 +96,46 @@ pub(crate) fn value_of_any_shape(name: &str, elem_type: i64) -> Message {
     Message::new().bytes(1, name).message(2, Message::new().message(1, tensor))
 }
 
+/// The type of tensors of any shape.
+pub(crate) fn tensor_type(elem_type: i64) -> Message {
+    Message::new().message(1, Message::new().int(1, elem_type))
+}
+
+/// The type of sequences of tensors.
+pub(crate) fn sequence_type(elem_type: i64) -> Message {
+    Message::new().message(4, Message::new().message(1, tensor_type(elem_type)))
+}
+
+/// The type of maps.
+pub(crate) fn map_type(key: i64, value: i64) -> Message {
+    Message::new().message(5, Message::new().int(1, key).message(2, tensor_type(value)))
+}
+
+/// The type of sequences of maps.
+pub(crate) fn maps_type(key: i64, value: i64) -> Message {
+    Message::new().message(4, Message::new().message(1, map_type(key, value)))
+}
+
+/// The type of optionals.
+pub(crate) fn optional_type(of: Message) -> Message {
+    Message::new().message(9, Message::new().message(1, of))
+}
+
+/// A declared input or output of such a type.
+pub(crate) fn value_of_type(name: &str, of: Message) -> Message {
+    Message::new().bytes(1, name).message(2, of)
+}
+
+/// A node of the domain of classical models.
+pub(crate) fn classical_node(
+    op_type: &str,
+    inputs: &[&str],
+    outputs: &[&str],
+    attributes: &[Message],
+) -> Message {
+    node(op_type, inputs, outputs, attributes).bytes(7, ML)
+}
+
 pub(crate) fn node(
     op_type: &str,
     inputs: &[&str],

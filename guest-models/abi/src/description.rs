@@ -1,11 +1,12 @@
 //! The description of a model, as read inside the sandbox. The author of the model controls all
 //! text in it.
 
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::header::{Kind, write_header};
 use crate::reader::{DecodeError, Reader};
+use crate::value_type::ValueType;
 use crate::writer::{Writer, cut};
 use crate::{DType, MAX_LIST, MAX_NAME, MAX_RANK, MAX_TENSORS, MAX_TEXT};
 
@@ -38,7 +39,9 @@ pub struct ValueInfo {
     /// ONNX's number of the element type, also of types that cannot cross; 0 if the value is not a
     /// tensor or has no declared type.
     pub elem_type: u32,
-    /// The shape, if declared.
+    /// Whether it is a tensor, or which other type it has.
+    pub value_type: ValueType,
+    /// The shape, if declared; of an optional tensor that of the tensor.
     pub shape: Option<Vec<Dim>>,
     /// Whether an initializer is the default of this input.
     pub has_default: bool,
@@ -48,6 +51,15 @@ impl ValueInfo {
     /// The element type, if it can cross.
     pub fn dtype(&self) -> Option<DType> {
         DType::from_onnx(self.elem_type)
+    }
+
+    /// The name of the element type of a tensor, and the type of any other value as ONNX writes it:
+    /// `f32`, `seq(map(string, float))`.
+    pub fn type_name(&self) -> String {
+        match self.value_type {
+            ValueType::Tensor => DType::onnx_name(self.elem_type).into(),
+            other => other.to_string(),
+        }
     }
 }
 
@@ -155,6 +167,7 @@ impl Description {
             out.list(values, MAX_TENSORS, |out, value| {
                 out.name(&value.name);
                 out.writer.u32(value.elem_type);
+                value.value_type.write(&mut out.writer);
                 out.writer.u32(value.has_default.into());
                 out.writer.u32(value.shape.is_some().into());
                 out.list(value.shape.as_deref().unwrap_or(&[]), MAX_RANK, |out, dim| match dim {
@@ -252,7 +265,12 @@ fn text(reader: &mut Reader<'_>) -> Result<String, DecodeError> {
 
 fn read_value(reader: &mut Reader<'_>) -> Result<ValueInfo, DecodeError> {
     let name = name(reader)?;
+    let at = reader.at();
     let elem_type = reader.u32()?;
+    let value_type = ValueType::read(reader)?;
+    if value_type != ValueType::Tensor && elem_type != 0 {
+        return Err(DecodeError::Invalid { at, what: "element type" });
+    }
     let has_default = reader.bool("default mark")?;
     let has_shape = reader.bool("shape mark")?;
     let at = reader.at();
@@ -268,7 +286,8 @@ fn read_value(reader: &mut Reader<'_>) -> Result<ValueInfo, DecodeError> {
     if !has_shape && !dims.is_empty() {
         return Err(DecodeError::Invalid { at, what: "shape mark" });
     }
-    Ok(ValueInfo { name, elem_type, shape: has_shape.then_some(dims), has_default })
+    let shape = has_shape.then_some(dims);
+    Ok(ValueInfo { name, elem_type, value_type, shape, has_default })
 }
 
 /// A writer that truncates texts and lists, and records that it did.

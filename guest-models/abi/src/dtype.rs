@@ -36,6 +36,13 @@ macro_rules! dtypes {
                 }
             }
 
+            /// The name in ONNX's types, such as `tensor(float)`.
+            pub const fn long_name(self) -> &'static str {
+                match self {
+                    $($(DType::$variant => $onnx,)*)*
+                }
+            }
+
             /// Bytes of one element as it crosses; `None` for strings, whose elements differ in
             /// length. Elements of four and of two bits take a byte each.
             pub const fn size(self) -> Option<usize> {

@@ -26,6 +26,7 @@ mod run;
 pub mod scratch;
 mod shapes;
 mod tensors;
+mod value_type;
 mod writer;
 
 pub use description::{
@@ -45,6 +46,7 @@ pub use tensors::{
     TensorView, TensorsWriter, decode_tensors, element_count, encode_tensors, encoded_len,
     fixed_data_len,
 };
+pub use value_type::{Part, ValueType, part_names_fit};
 
 /// Version of the messages and of the guest's exports. Host and guest must agree exactly.
 pub const ABI_VERSION: u32 = 9;
@@ -56,6 +58,9 @@ pub const ALIGN: usize = 64;
 /// Maximum number of tensors in one message, far above the inputs or outputs of any published
 /// model.
 pub const MAX_TENSORS: usize = 1024;
+
+/// Maximum number of elements of a sequence that is an input or an output.
+pub const MAX_ELEMENTS: usize = 1 << 20;
 
 /// Maximum number of dimensions of a tensor. numpy allows 64, and ONNX sets no bound.
 pub const MAX_RANK: usize = 32;

@@ -5,8 +5,8 @@ use belljar_abi::{
     ALIGN, DType, Description, Dim, ExternalData, FunctionInfo, GuestErrorCode, InputShape,
     MAX_ERROR_TEXT, MAX_LIST, MAX_NAME, MAX_OPEN_DIMS, MAX_RANK, MAX_TENSORS, MAX_UNDECIDED,
     Missing, OpenDim, OperatorCount, OpsetImport, Preparation, Reply, Run, SizeRange, TensorView,
-    Undecided, ValueInfo, decode_reply, decode_run, decode_shapes, decode_tensors, element_count,
-    encode_error, encode_ok, encode_run, encode_shapes, encode_tensors, encoded_len,
+    Undecided, ValueInfo, ValueType, decode_reply, decode_run, decode_shapes, decode_tensors,
+    element_count, encode_error, encode_ok, encode_run, encode_shapes, encode_tensors, encoded_len,
     fixed_data_len,
 };
 use proptest::collection::vec;
@@ -69,7 +69,13 @@ fn any_value() -> impl Strategy<Value = ValueInfo> {
         Just(Dim::Unknown),
     ];
     (".{0,8}", any::<u32>(), prop::option::of(vec(dim, 0..4)), any::<bool>()).prop_map(
-        |(name, elem_type, shape, has_default)| ValueInfo { name, elem_type, shape, has_default },
+        |(name, elem_type, shape, has_default)| ValueInfo {
+            name,
+            elem_type,
+            value_type: ValueType::Tensor,
+            shape,
+            has_default,
+        },
     )
 }
 

@@ -37,7 +37,9 @@ pub(crate) fn synthetic() -> impl Iterator<Item = &'static Registration> {
         crate::array::cast::SYNTHETIC,
         crate::elementwise::narrow_cast::OPERATORS,
         crate::quantization::quantize_any::OPERATORS,
+        crate::sequence::optional::OPERATORS,
         crate::sequence::packed::OPERATORS,
+        crate::sequence::split::OPERATORS,
         crate::strings::cast::OPERATORS,
     ];
     lists.into_iter().flatten()

@@ -4,18 +4,20 @@
 use std::collections::{HashMap, HashSet};
 
 use belljar_abi::{
-    Description, Dim, ExternalData, FunctionInfo, OperatorCount, OpsetImport, ValueInfo,
+    Description, Dim, ExternalData, FunctionInfo, OperatorCount, OpsetImport, ValueInfo, ValueType,
 };
 use tract_onnx::pb::tensor_proto::DataLocation;
 use tract_onnx::pb::tensor_shape_proto::dimension::Value as DimValue;
 use tract_onnx::pb::{
-    FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, type_proto,
+    FunctionProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, type_proto,
 };
 
+use crate::load::{Declared, Loaded};
 use crate::{Refusal, gate};
 
 /// Describes a loaded model.
-pub(crate) fn describe(proto: &ModelProto) -> Result<Description, Refusal> {
+pub(crate) fn describe(loaded: &Loaded) -> Result<Description, Refusal> {
+    let Loaded { proto, types, .. } = loaded;
     let versions = gate::versions(proto);
     let mut tally = Tally {
         functions: gate::names_of(&proto.functions),
@@ -43,8 +45,8 @@ pub(crate) fn describe(proto: &ModelProto) -> Result<Description, Refusal> {
     }
     if let Some(graph) = &proto.graph {
         description.graph_name = graph.name.clone();
-        description.inputs = graph.input.iter().map(|value| value_info(value, graph)).collect();
-        description.outputs = graph.output.iter().map(|value| value_info(value, graph)).collect();
+        description.inputs = infos(&graph.input, graph, &types.inputs);
+        description.outputs = infos(&graph.output, graph, &types.outputs);
         tally.graph(graph, versions.as_ref().map_err(String::as_str));
     }
     for function in &proto.functions {
@@ -72,16 +74,30 @@ pub(crate) fn describe(proto: &ModelProto) -> Result<Description, Refusal> {
     Ok(description)
 }
 
-fn value_info(value: &ValueInfoProto, graph: &GraphProto) -> ValueInfo {
+/// Inputs or outputs, with the types of those that are not tensors.
+fn infos(
+    values: &[ValueInfoProto],
+    graph: &GraphProto,
+    types: &HashMap<String, Declared>,
+) -> Vec<ValueInfo> {
+    values.iter().map(|value| value_info(value, graph, types.get(&value.name))).collect()
+}
+
+fn value_info(value: &ValueInfoProto, graph: &GraphProto, other: Option<&Declared>) -> ValueInfo {
     let tensor = value
         .r#type
         .as_ref()
         .and_then(|ty| ty.value.as_ref())
         .map(|type_proto::Value::TensorType(tensor)| tensor);
+    let shape = match other {
+        Some(declared) => declared.shape.as_ref(),
+        None => tensor.and_then(|tensor| tensor.shape.as_ref()),
+    };
     ValueInfo {
         name: value.name.clone(),
         elem_type: tensor.map_or(0, |tensor| u32::try_from(tensor.elem_type).unwrap_or(0)),
-        shape: tensor.and_then(|tensor| tensor.shape.as_ref()).map(|shape| {
+        value_type: other.map_or(ValueType::Tensor, |declared| declared.value_type),
+        shape: shape.map(|shape| {
             shape
                 .dim
                 .iter()

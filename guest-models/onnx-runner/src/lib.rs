@@ -161,7 +161,7 @@ fn length(len: u64) -> Result<usize, Refusal> {
 #[unsafe(no_mangle)]
 pub extern "C" fn belljar_describe() -> u64 {
     answer(|stage| match stage {
-        Stage::Loaded(loaded) => Ok(describe::describe(&loaded.proto)?.encode()),
+        Stage::Loaded(loaded) => Ok(describe::describe(loaded)?.encode()),
         _ => Err(out_of_order("describe")),
     })
 }

@@ -1,7 +1,7 @@
 //! Turns a decoded model into a plan: tract parses, types and optimises it for the shapes of the
 //! request, or for all sizes of the dimensions that the host calls open.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use belljar_abi::{DType, GuestErrorCode, InputShape, Preparation, Shapes, decode_shapes};
@@ -60,14 +60,17 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<(Prepared, Prepa
     let refuse = |text: String| Refusal::new(GuestErrorCode::ModelRefused, text);
     // Other shapes may work.
     let by_shapes = |text: String| Refusal::new(GuestErrorCode::ShapesRefused, text);
-    let Loaded { mut proto, defaults, weights } = loaded;
+    let Loaded { mut proto, defaults, weights, types } = loaded;
     let Shapes { shapes, open, fixed } = decode_shapes(message)
         .map_err(|err| Refusal::new(GuestErrorCode::Protocol, format!("input shapes: {err}")))?;
     let bad = |text: String| Refusal::new(GuestErrorCode::BadInput, text);
     gate::fix(&mut proto, &fixed).map_err(bad)?;
     gate::settle(&mut proto, &shapes).map_err(refuse)?;
-    let open = if open::is_supported(&proto) { open } else { Vec::new() };
-    let carried = gate::check(&mut proto, &defaults, &shapes);
+    // The sizes of the parts of sequences and maps are always those of a run.
+    let free = types.free_inputs();
+    let supported = free.is_empty() && open::is_supported(&proto);
+    let open = if supported { open } else { Vec::new() };
+    let carried = gate::check(&mut proto, &defaults, &shapes, &types);
     let carried = carried.map_err(|refused| match refused {
         gate::Refused::Always(text) => refuse(text),
         gate::Refused::ForShapes(text) => by_shapes(text),
@@ -96,7 +99,7 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<(Prepared, Prepa
     }
     let mut model = parsed.model;
     weights.install(&mut model).map_err(failed)?;
-    let mut inputs = fix_inputs(&mut model, &shapes, &declared, &carried.inputs)?;
+    let mut inputs = fix_inputs(&mut model, &shapes, &declared, &carried.inputs, &free)?;
     let mut planned = None;
     let (mut opened, mut sizes) = (Vec::new(), Vec::new());
     let mut example = SymbolValues::default();
@@ -174,12 +177,14 @@ fn declared_types(proto: &ModelProto) -> HashMap<String, DatumType> {
         .collect()
 }
 
-/// Gives every input of the model its concrete shape.
+/// Gives every input of the model its concrete shape. The first dimension of a part of a sequence or
+/// a map is only known in a run.
 fn fix_inputs(
     model: &mut InferenceModel,
     shapes: &[InputShape],
     declared: &HashMap<String, DatumType>,
     carried: &HashMap<String, DType>,
+    free: &HashSet<String>,
 ) -> Result<Vec<PreparedInput>, Refusal> {
     let bad = |text: String| Refusal::new(GuestErrorCode::BadInput, text);
     let failed = |err: TractError| {
@@ -206,8 +211,14 @@ fn fix_inputs(
             .concretize()
             .or_else(|| declared.get(&name).copied())
             .ok_or_else(|| bad(format!("input {name:?} has no element type")))?;
-        model.set_input_fact(ix, InferenceFact::dt_shape(dtype, &*dims)).map_err(failed)?;
-        let dims = dims.iter().map(|dim| dim.to_dim()).collect();
+        let mut dims: TVec<TDim> = dims.iter().map(|dim| dim.to_dim()).collect();
+        if free.contains(&name)
+            && let Some(first) = dims.first_mut()
+        {
+            *first = model.symbols.new_with_prefix("given").to_dim();
+        }
+        let fact = InferenceFact::dt_shape(dtype, dims.clone());
+        model.set_input_fact(ix, fact).map_err(failed)?;
         let carried = carried.get(&name).copied();
         inputs.push(PreparedInput { name, dtype, carried, dims });
     }

@@ -20,10 +20,12 @@ const MAX_LOOKED_UP: usize = 4 * MAX_UNDECIDED;
 const DEPEND_ON_VALUES: &[&str] = &[
     "ArrayFeatureExtractor",
     "Attention",
+    "CastMap",
     "CastSmall",
     "CubicSample",
     "DeformConv",
     "DequantizeSmall",
+    "DictVectorizer",
     "Dropout",
     "DynamicQuantizeLSTM",
     "DynamicQuantizeMatMul",

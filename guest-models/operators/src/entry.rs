@@ -102,6 +102,8 @@ pub enum Output {
     With(&'static [(&'static str, Types)], Types),
     /// The first type, or the second where this attribute is 0.
     Unless(&'static str, Types, Types),
+    /// The type for the text of an attribute. The last is for a node without it.
+    ByText(&'static str, &'static [(&'static str, Types)], Types),
     /// Strings for integers, and integers for strings.
     Swapped,
     /// The type of a constant, or of the outputs of the bodies of a node.

@@ -14,6 +14,34 @@ const INTS: Types = I32.or(I64);
 const KEYS: Types = DATA.or(I16).or(STRING);
 
 const IS_F32: &[Output] = &[Output::Is(F32)];
+/// A sequence of maps, which the gate replaces by tensors.
+const MAPS: &[Output] = &[Output::Special];
+/// The types of the values of maps.
+const MAPPED: Types = F32.or(F64).or(I64).or(STRING);
+const CAST: &[Output] =
+    &[Output::ByText("cast_to", &[("TO_STRING", STRING), ("TO_INT64", I64)], F32)];
+const LABELS: &[Attribute] = &[label("classlabels_int64s"), attr("classlabels_strings", AnyTexts)];
+const VOCABULARY: &[Attribute] = &[label("int64_vocabulary"), attr("string_vocabulary", AnyTexts)];
+const CASTING: &[Attribute] = &[
+    attr("cast_to", Text(&["TO_FLOAT", "TO_STRING", "TO_INT64"])),
+    attr("map_form", Text(&["DENSE", "SPARSE"])),
+    attr("max_map", Int(1, 1 << 24)),
+];
+
+/// The operators of maps in the form that the gate gives them: a map is its keys and its values, and
+/// a sequence of maps also has the number of entries of each.
+pub(crate) const IN_TENSORS: &[Operator] = &[
+    ml("ZipMap", 1, &[any(F32)])
+        .to(&[
+            Output::With(&[("classlabels_strings", STRING)], I64),
+            Output::Is(F32),
+            Output::Is(I64),
+        ])
+        .with(LABELS),
+    ml("DictVectorizer", 1, &[any(I64.or(STRING)), t(MAPPED)]).with(VOCABULARY),
+    ml("CastMap", 1, &[any(I64), any(F32.or(STRING))]).to(CAST).with(CASTING),
+];
+
 /// Class and scores; classes are integers or strings.
 const CLASSES: &[Output] =
     &[Output::With(&[("classlabels_strings", STRING)], I64), Output::Is(F32)];
@@ -103,4 +131,7 @@ pub(crate) const OPERATORS: &[Operator] = &[
     ml("CategoryMapper", 1, &[any(I64.or(STRING))]).to(SWAPPED)
         .with(&[must("cats_int64s", AnyInts), must("cats_strings", AnyTexts),
             attr("default_int64", Int(i64::MIN, i64::MAX)), attr("default_string", AnyText)]),
+    ml("ZipMap", 1, &[any(F32)]).to(MAPS).with(LABELS),
+    ml("DictVectorizer", 1, &[any(MAPPED)]).to(MAPS).with(VOCABULARY),
+    ml("CastMap", 1, &[any(F32.or(STRING))]).to(CAST).with(CASTING),
 ];

@@ -3,7 +3,7 @@
 
 use crate::entry::Values::Graph;
 use crate::entry::{Input, Operator, Output, any, attr, axis, flag, must, op};
-use crate::types::{ANY, I32, I64, INDICES, STORED, Types};
+use crate::types::{ANY, BOOL, I32, I64, INDICES, STORED, Types};
 
 /// The operators of sequences whose lengths or positions are only known when the model runs. No
 /// model can use them: the gate puts them into a graph. Such a sequence is two tensors, the elements
@@ -15,15 +15,17 @@ const PACKED: &[Operator] = &[
     op("BelljarSequenceErase", 1, &[MOVING, any(I64), any(INDICES)]).optional(1).to(PAIR),
     op("BelljarSequenceAt", 1, &[MOVING, any(I64), any(INDICES)]).to(&[Output::Like('T')]),
     op("BelljarSplitToSequence", 1, &[MOVING, any(I32.or(I64))]).optional(1).to(PAIR).with(&[axis("axis"), flag("keepdims")]),
+    op("BelljarOptionalGetElement", 1, &[MOVING, any(I64), any(BOOL)]).to(PAIR),
     op("BelljarConcatFromSequence", 1, &[MOVING, any(I64)]).to(&[Output::Like('T')]).with(&[axis("axis"), flag("new_axis")]),
 ];
 
 const MOVING: Input = Input { types: MOVED, letter: 'T' };
 const PAIR: &[Output] = &[Output::Like('T'), Output::Is(I64)];
 
-/// The operator of this name for sequences in tensors, which only the gate puts into a graph.
+/// The operator of this name for sequences and maps in tensors, which only the gate puts into a
+/// graph.
 pub fn packed(name: &str) -> Option<&'static Operator> {
-    PACKED.iter().find(|operator| operator.name == name)
+    PACKED.iter().chain(crate::ml::IN_TENSORS).find(|operator| operator.name == name)
 }
 
 const SPECIAL: &[Output] = &[Output::Special];

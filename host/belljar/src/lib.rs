@@ -50,13 +50,13 @@ pub mod internals;
 
 pub use belljar_abi::{
     Description, Dim, ExternalData, FunctionInfo, InputShape, Missing, OperatorCount, OpsetImport,
-    Preparation, SizeRange, Undecided, ValueInfo,
+    Preparation, SizeRange, Undecided, ValueInfo, ValueType,
 };
 pub use belljar_confine::ended::WorkerEnd;
 pub use belljar_confine::layers::{Confinement, Layer, MissingLayer};
 pub use belljar_confine::process::WorkerProgram;
 pub use belljar_policy::{self as policy, Policy};
-pub use belljar_tensor::{self as tensor, DType, Tensor};
+pub use belljar_tensor::{self as tensor, DType, Map, Tensor, Value};
 pub use belljar_text as text;
 pub use error::{Error, ErrorKind};
 pub use host::{Event, Host, HostBuilder, Isolation, become_worker_if_asked};
@@ -65,7 +65,7 @@ pub use model::{
     UncheckedOutputs,
 };
 #[cfg(feature = "programs")]
-pub use program::{Program, Value};
+pub use program::Program;
 pub use sandbox::{
     CodeCacheError, GuestInfo, Limit, PlanShapes, PrivateError, ResetMethod, SnapshotStore,
     StoredKind, StoredModel, WorkerLoss,

@@ -12,9 +12,8 @@ use super::preparation::Judgement;
 use super::table::Table;
 use super::terminal::Terminal;
 use super::{dims, json, preparation, prepare};
-use belljar::{Description, Dim, ValueInfo};
+use belljar::{Description, Dim, ValueInfo, ValueType};
 use belljar_policy::units::format_size;
-use belljar_tensor::DType;
 use belljar_text::Escaped;
 
 pub(super) fn inspect(arguments: &Inspect, terminal: &Terminal) -> Result<(), Failure> {
@@ -120,7 +119,7 @@ fn print(
             let default = if value.has_default { "has a default" } else { "" };
             table.row([
                 short(&value.name),
-                DType::onnx_name(value.elem_type).to_owned(),
+                value.type_name(),
                 short(&shape_text(value)),
                 default.to_owned(),
             ]);
@@ -192,7 +191,13 @@ fn domain(domain: &str) -> &str {
 }
 
 fn shape_text(value: &ValueInfo) -> String {
-    let Some(dims) = &value.shape else { return "any shape".into() };
+    let Some(dims) = &value.shape else {
+        return if value.value_type == ValueType::Tensor {
+            "any shape".into()
+        } else {
+            String::new()
+        };
+    };
     if dims.is_empty() {
         return "scalar".into();
     }
@@ -211,7 +216,7 @@ fn value_json(value: &ValueInfo) -> Value {
     });
     json!({
         "name": value.name,
-        "dtype": DType::onnx_name(value.elem_type),
+        "dtype": value.type_name(),
         "shape": shape,
         "has_default": value.has_default,
     })

@@ -166,6 +166,15 @@ fn to_json(operator: &Operator) -> Value {
                 "types": names(*types),
                 "at_zero": { "attribute": attribute, "types": names(*at_zero) },
             }),
+            Output::ByText(attribute, texts, types) => {
+                let each = texts
+                    .iter()
+                    .map(|(text, types)| json!({ "text": text, "types": names(*types) }));
+                json!({
+                    "by_text": { "attribute": attribute, "texts": each.collect::<Value>() },
+                    "types": names(*types),
+                })
+            }
             Output::Swapped => json!({ "depends": "integers for texts, and texts for integers" }),
             Output::Special => json!({ "depends": "on its value or its bodies" }),
         })

@@ -225,11 +225,14 @@ impl Judgement {
 
 #[cfg(test)]
 mod tests {
+    use belljar::ValueType;
+
     use super::*;
 
     fn input(name: &str, dims: &[Dim]) -> ValueInfo {
         let shape = Some(dims.to_vec());
-        ValueInfo { name: name.into(), elem_type: 1, shape, has_default: false }
+        let value_type = ValueType::Tensor;
+        ValueInfo { name: name.into(), elem_type: 1, value_type, shape, has_default: false }
     }
 
     fn shape(name: &str, dims: &[u64]) -> InputShape {

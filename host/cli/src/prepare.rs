@@ -214,12 +214,15 @@ fn shapes_of(input: &ValueInfo, given: &[InputShape]) -> Result<Vec<InputShape>,
 
 #[cfg(test)]
 mod tests {
+    use belljar::ValueType;
+
     use super::*;
 
     fn input(name: &str, dims: &[Dim]) -> ValueInfo {
         ValueInfo {
             name: name.into(),
             elem_type: 1,
+            value_type: ValueType::Tensor,
             shape: Some(dims.to_vec()),
             has_default: false,
         }

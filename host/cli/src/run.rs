@@ -10,11 +10,11 @@ use super::args::{Format, Run};
 use super::failure::{Failure, shown};
 use super::host::{Loaded, Store, load, note_too_large};
 use super::inputs::{self, Pictures};
-use super::outputs::{Labels, Printing, Target};
+use super::outputs::{Labels, Printing, Target, type_of};
 use super::table::Table;
 use super::terminal::Terminal;
 use super::{dims, json};
-use belljar::ShapeDifference;
+use belljar::{ShapeDifference, Tensor, Value};
 use belljar_policy::{Cut, LoadedPolicy};
 
 /// How long each step took.
@@ -72,13 +72,13 @@ fn model(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     }
     let start = Instant::now();
     let pictures = Pictures { model, arguments: &arguments.pictures };
-    let reading = || inputs::read_all(&arguments.inputs, pictures);
+    let reading = || inputs::read_values(&arguments.inputs, pictures);
     let (inputs, _) = reading().inspect_err(|err| {
         let (host, found, policy) = (&loaded.host, Some(model.digest()), model.policy());
         note_too_large(host, found, policy, "limits.input-size", err);
     })?;
     let inputs_time = start.elapsed();
-    let mut bound = model.bind(&inputs)?;
+    let mut bound = model.bind_values(&inputs)?;
     if let Some(seed) = arguments.seed {
         bound = bound.seed(seed);
     }
@@ -86,14 +86,15 @@ fn model(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     let outputs = terminal.progress("running", || bound.run())?.validate()?;
     let cost = outputs.cost();
     let differences = outputs.shape_differences().to_vec();
-    let outputs = outputs.into_tensors();
+    let outputs = outputs.into_values();
+    let (tensors, others) = apart(&outputs);
     let printing =
         Printing { labels: labels.as_ref(), top: arguments.top.into(), data: arguments.data };
-    printing.check(&outputs)?;
+    printing.check(&tensors)?;
 
     let start = Instant::now();
     let written = match &target {
-        Some(target) => target.write(&outputs, terminal)?,
+        Some(target) => target.write_values(&outputs, terminal)?,
         None => Vec::new(),
     };
     let times = Times {
@@ -107,13 +108,21 @@ fn model(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     let mut out = BufWriter::new(stdout().lock());
     match arguments.format {
         Format::Table => {
-            printing.table(&outputs, &mut out).map_err(Failure::output)?;
+            if !tensors.is_empty() {
+                printing.table(&tensors, &mut out).map_err(Failure::output)?;
+            }
+            for (name, value) in others {
+                let value_type = type_of(model.description(), name);
+                printing.other(name, value, value_type, &mut out).map_err(Failure::output)?;
+            }
             for path in &written {
                 writeln!(out, "\nwrote {}", shown(path)).map_err(Failure::output)?;
             }
         }
         Format::Json => {
-            let outputs = Sequence(|| outputs.iter().map(|output| printing.entry(output)));
+            let outputs = Sequence(|| {
+                outputs.iter().map(|output| printing.any_entry(output, model.description()))
+            });
             let answer = answer(arguments, &loaded, outputs, &differences, &times);
             json::print(&answer, &mut out).map_err(Failure::output)?;
         }
@@ -127,6 +136,18 @@ fn model(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     // The worker is killed when this process exits; waiting for it would only take time.
     std::mem::forget(loaded);
     Ok(())
+}
+
+/// The outputs that are tensors, and the others.
+fn apart(outputs: &[(String, Value)]) -> (Vec<(String, &Tensor)>, Vec<(&str, &Value)>) {
+    let (mut tensors, mut others) = (Vec::new(), Vec::new());
+    for (name, value) in outputs {
+        match value.as_tensor() {
+            Some(tensor) => tensors.push((name.clone(), tensor)),
+            None => others.push((name.as_str(), value)),
+        }
+    }
+    (tensors, others)
 }
 
 /// The whole result as JSON. It is serialised piece by piece, because outputs may be large.

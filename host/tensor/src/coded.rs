@@ -28,6 +28,13 @@ impl Coded {
         fits.then_some(Coded { dtype, codes })
     }
 
+    /// Adds codes of the same type.
+    pub(super) fn extend(&mut self, other: &Coded) {
+        if self.dtype == other.dtype {
+            self.codes.extend_from_slice(&other.codes);
+        }
+    }
+
     /// A number of zeros, or of ones for float8e8m0, which has no zero.
     pub(super) fn zeros(dtype: DType, count: usize) -> Option<Coded> {
         let code = if dtype == DType::F8E8M0 { 127 } else { 0 };

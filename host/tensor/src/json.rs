@@ -9,13 +9,18 @@
 //! Several tensors are one object of names and tensors. Floats that JSON numbers cannot represent
 //! are the strings `"NaN"`, `"Infinity"` and `"-Infinity"`. The element type is the one the caller
 //! requests; else the one in the file; else `f32` if any number has a fraction or an exponent, and
-//! `i64` otherwise. A value must never be changed to fit its type.
+//! `i64` otherwise. A value must never be changed to fit its type. `values.rs` has the forms of
+//! sequences, maps and optionals.
 
 mod collect;
 mod lexer;
 mod open;
+mod values;
 mod write;
 
+pub use self::values::{
+    Declared, JsonValue, read_named_values, read_one_value, write_named_values,
+};
 pub use self::write::Values;
 pub use self::write::{Json, write_named, write_one};
 

@@ -5,6 +5,7 @@
 //! by the caller and never allocate ahead of the bytes they have read.
 #![forbid(unsafe_code)]
 
+mod arrays;
 mod coded;
 mod convert;
 pub mod csv;
@@ -13,8 +14,11 @@ pub mod npy;
 pub mod npz;
 pub mod pb;
 pub mod summary;
+mod value;
 
+pub use self::arrays::{arrays_of, take_value};
 pub use self::coded::Coded;
+pub use self::value::{ELEMENT_MEMORY, Map, Value};
 pub use belljar_abi::DType;
 pub use half::{bf16, f16};
 
@@ -42,6 +46,12 @@ pub enum TensorError {
     Shape {
         /// The shape.
         shape: Vec<usize>,
+        /// The cause.
+        why: &'static str,
+    },
+    /// Keys and values are not a map.
+    #[error("a map is invalid: {why}")]
+    Map {
         /// The cause.
         why: &'static str,
     },

@@ -11,6 +11,7 @@ mod forest;
 mod labels;
 mod linear;
 mod lookup;
+mod maps;
 mod one_hot_encoder;
 mod rows;
 mod scores;
@@ -64,6 +65,7 @@ pub(crate) const OPERATORS: &[&[Registration]] = &[
     features::OPERATORS,
     linear::OPERATORS,
     lookup::OPERATORS,
+    maps::OPERATORS,
     one_hot_encoder::OPERATORS,
     svm::OPERATORS,
     trees::OPERATORS,

@@ -1,7 +1,9 @@
 //! Operators of sequences and optionals. The gate of the guest resolves them before tract sees a
-//! model, or replaces them by the operators of `packed.rs`.
+//! model, or replaces them by the operators of the other files here.
 
+pub(crate) mod optional;
 pub(crate) mod packed;
+pub(crate) mod split;
 
 use crate::framework::registration::{Registration, lowered};
 

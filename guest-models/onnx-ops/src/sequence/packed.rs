@@ -1,7 +1,7 @@
 //! Sequences whose lengths or positions are only known when the model runs. The gate of the guest
 //! represents each by two tensors: the elements of all its tensors one after another, and a row for
-//! each tensor with its shape. All tensors of a sequence have the same number of dimensions, which
-//! is the length of a row.
+//! each tensor with its shape. A row is as long as the most dimensions of a tensor; that of a tensor
+//! with fewer dimensions ends in -1.
 
 use tract_onnx::tract_hir::internal::*;
 
@@ -18,11 +18,6 @@ pub(crate) const OPERATORS: &[Registration] = &[
     own("BelljarSequenceInsert", |_, node| built(Insert, node)),
     own("BelljarSequenceErase", |_, node| built(Erase, node)),
     own("BelljarSequenceAt", |_, node| built(At, node)),
-    own("BelljarSplitToSequence", |_, node| {
-        let axis = node.get_attr_opt("axis")?.unwrap_or(0);
-        let keep = node.get_attr_opt::<i64>("keepdims")?.unwrap_or(1) != 0;
-        built(Split { axis, keep }, node)
-    }),
     own("BelljarConcatFromSequence", |_, node| {
         let axis = node.get_attr_opt("axis")?.unwrap_or(0);
         let new = node.get_attr_opt::<i64>("new_axis")?.unwrap_or(0) != 0;
@@ -36,13 +31,18 @@ fn plain(dtype: DatumType) -> DatumType {
 }
 
 /// The facts of a sequence of tensors with this number of dimensions.
-fn sequence(dtype: DatumType, rank: Option<TDim>) -> TVec<OutputFact> {
+pub(super) fn sequence(dtype: DatumType, rank: Option<TDim>) -> TVec<OutputFact> {
     tvec!((plain(dtype), tvec!(None)), (i64::datum_type(), tvec!(None, rank)))
+}
+
+/// The most dimensions of a tensor of a sequence.
+fn most(shapes: &InputFact) -> Option<TDim> {
+    shapes.shape.get(1).cloned()
 }
 
 /// The number of dimensions of the tensors of a sequence, if it is known.
 fn rank_of(shapes: &InputFact) -> TractResult<usize> {
-    let rank = shapes.shape.get(1).and_then(|rank| rank.to_usize().ok());
+    let rank = most(shapes).and_then(|rank| rank.to_usize().ok());
     rank.or_user_error(
         "the number of dimensions of its tensors is only known when the model runs, which is not \
          implemented here",
@@ -50,7 +50,7 @@ fn rank_of(shapes: &InputFact) -> TractResult<usize> {
 }
 
 /// A part of a tensor, which may be empty.
-fn part(tensor: &Tensor, axis: usize, start: usize, end: usize) -> TractResult<Tensor> {
+pub(super) fn part(tensor: &Tensor, axis: usize, start: usize, end: usize) -> TractResult<Tensor> {
     if start < end {
         return tensor.slice(axis, start, end);
     }
@@ -67,7 +67,10 @@ fn unpacked(inputs: &[Option<&Tensor>]) -> TractResult<Vec<Tensor>> {
     let mut tensors = Vec::with_capacity(count);
     let mut start = 0;
     for at in 0..count {
-        let shape = sizes[at * rank..(at + 1) * rank].iter().map(|size| usize::try_from(*size));
+        let row = &sizes[at * rank..(at + 1) * rank];
+        let length = row.iter().position(|size| *size == -1).unwrap_or(rank);
+        ensure!(row[length..].iter().all(|size| *size == -1), "the sequence is malformed");
+        let shape = row[..length].iter().map(|size| usize::try_from(*size));
         let shape = shape.collect::<Result<Vec<usize>, _>>();
         let shape = shape.or_user_error("the sequence is malformed")?;
         let end = start + volume(&shape)?;
@@ -75,22 +78,35 @@ fn unpacked(inputs: &[Option<&Tensor>]) -> TractResult<Vec<Tensor>> {
         tensors.push(part(data, 0, start, end)?.into_shape(&shape)?);
         start = end;
     }
+    ensure!(start == data.len(), "the sequence is malformed");
     Ok(tensors)
 }
 
-/// Puts the tensors of a sequence together.
-fn packed(dtype: DatumType, tensors: &[Tensor]) -> TractResult<TVec<Tensor>> {
+/// Checks that all of these tensors have as many dimensions as rows have sizes.
+fn check_ranks(tensors: &[Tensor], shapes: &Tensor) -> TractResult<()> {
+    let rank = shapes.shape()[1];
+    match tensors.iter().map(Tensor::rank).find(|other| *other != rank) {
+        Some(other) => bail!(
+            "the tensors of the sequence have {other} and {rank} dimensions, which is not \
+             implemented here"
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Puts the tensors of a sequence together, in rows for at least so many dimensions.
+pub(super) fn packed(
+    dtype: DatumType,
+    tensors: &[Tensor],
+    least: usize,
+) -> TractResult<TVec<Tensor>> {
     let dtype = plain(dtype);
-    let rank = tensors.first().map_or(0, Tensor::rank);
+    let rank = tensors.iter().map(Tensor::rank).fold(least, usize::max);
     let mut sizes: Vec<i64> = Vec::with_capacity(tensors.len() * rank);
     let mut flat = Vec::with_capacity(tensors.len());
     for tensor in tensors {
-        let other = tensor.rank();
-        ensure!(
-            other == rank,
-            "a sequence of tensors of {rank} and {other} dimensions is not implemented"
-        );
         sizes.extend(tensor.shape().iter().map(|size| *size as i64));
+        sizes.extend(std::iter::repeat_n(-1, rank - tensor.rank()));
         flat.push(tensor.cast_to_dt(dtype)?.into_owned().into_shape(&[tensor.len()])?);
     }
     let data = match &*flat {
@@ -130,7 +146,8 @@ impl Operator for Construct {
 
     fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
         let first = required(inputs, 0)?;
-        let mut outputs = sequence(first.dtype, Some(first.rank().to_dim()));
+        let most = inputs.iter().flatten().map(InputFact::rank).max().unwrap_or(0);
+        let mut outputs = sequence(first.dtype, Some(most.to_dim()));
         outputs[1].1[0] = Some(inputs.len().to_dim());
         Ok(outputs)
     }
@@ -138,7 +155,7 @@ impl Operator for Construct {
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
         let first = required(inputs, 0)?.datum_type();
         let tensors: Vec<Tensor> = inputs.iter().flatten().map(|one| (*one).clone()).collect();
-        packed(first, &tensors)
+        packed(first, &tensors, 0)
     }
 }
 
@@ -151,7 +168,9 @@ impl Operator for Insert {
     }
 
     fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
-        Ok(sequence(required(inputs, 0)?.dtype, Some(required(inputs, 2)?.rank().to_dim())))
+        let (shapes, added) = (required(inputs, 1)?, required(inputs, 2)?.rank());
+        let most = most(shapes).and_then(|most| most.to_usize().ok());
+        Ok(sequence(required(inputs, 0)?.dtype, most.map(|most| most.max(added).to_dim())))
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
@@ -159,7 +178,7 @@ impl Operator for Insert {
         let length = tensors.len();
         let at = place(optional(inputs, 3).copied(), length, length + 1, length as i64)?;
         tensors.insert(at, (*required(inputs, 2)?).clone());
-        packed(required(inputs, 0)?.datum_type(), &tensors)
+        packed(required(inputs, 0)?.datum_type(), &tensors, required(inputs, 1)?.shape()[1])
     }
 }
 
@@ -172,20 +191,14 @@ impl Operator for Erase {
     }
 
     fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
-        let rank = required(inputs, 1)?.shape.get(1).cloned();
-        Ok(sequence(required(inputs, 0)?.dtype, rank))
+        Ok(sequence(required(inputs, 0)?.dtype, most(required(inputs, 1)?)))
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
         let mut tensors = unpacked(inputs)?;
         let length = tensors.len();
         tensors.remove(place(optional(inputs, 2).copied(), length, length, length as i64 - 1)?);
-        let rank = required(inputs, 1)?.shape()[1];
-        let mut outputs = packed(required(inputs, 0)?.datum_type(), &tensors)?;
-        if tensors.is_empty() {
-            outputs[1] = from_ints(&[0, rank], &[])?;
-        }
-        Ok(outputs)
+        packed(required(inputs, 0)?.datum_type(), &tensors, required(inputs, 1)?.shape()[1])
     }
 }
 
@@ -206,72 +219,9 @@ impl Operator for At {
         let mut tensors = unpacked(inputs)?;
         let length = tensors.len();
         let at = place(optional(inputs, 2).copied(), length, length, 0)?;
-        Ok(tvec!(tensors.swap_remove(at)))
-    }
-}
-
-#[derive(Debug)]
-struct Split {
-    axis: i64,
-    keep: bool,
-}
-
-impl Operator for Split {
-    fn name(&self) -> &'static str {
-        "SplitToSequence"
-    }
-
-    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
-        let first = required(inputs, 0)?;
-        let axis = resolve(self.axis, first.rank())?;
-        let sizes = optional(inputs, 1);
-        let gone = usize::from(!self.keep && sizes.is_none());
-        let mut outputs = sequence(first.dtype, Some((first.rank() - gone).to_dim()));
-        outputs[1].1[0] = match sizes {
-            None => Some(first.shape[axis].clone()),
-            Some(sizes) if sizes.rank() == 1 => Some(sizes.shape[0].clone()),
-            Some(_) => None,
-        };
-        Ok(outputs)
-    }
-
-    fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let first = *required(inputs, 0)?;
-        let axis = resolve(self.axis, first.rank())?;
-        let size = first.shape()[axis];
-        let sizes: Vec<usize> = match optional(inputs, 1) {
-            None => vec![1; size],
-            Some(sizes) => {
-                let all = ints(sizes)?.into_iter().map(usize::try_from);
-                let all = all.collect::<Result<Vec<usize>, _>>();
-                let all = all.or_user_error("a size is negative")?;
-                match (sizes.rank(), &*all) {
-                    (0, [0]) => bail!("the size is 0"),
-                    (0, [part]) => {
-                        (0..size).step_by(*part).map(|at| (*part).min(size - at)).collect()
-                    }
-                    _ => all,
-                }
-            }
-        };
-        let sum = sizes.iter().try_fold(0usize, |sum, part| sum.checked_add(*part));
-        ensure!(sum == Some(size), "the sizes {sizes:?} do not sum to {size}");
-        let mut tensors = Vec::with_capacity(sizes.len());
-        let mut start = 0;
-        for size in &sizes {
-            let mut tensor = part(first, axis, start, start + size)?;
-            if !self.keep && optional(inputs, 1).is_none() {
-                tensor.remove_axis(axis)?;
-            }
-            tensors.push(tensor);
-            start += size;
-        }
-        let mut outputs = packed(first.datum_type(), &tensors)?;
-        if tensors.is_empty() {
-            let gone = usize::from(!self.keep && optional(inputs, 1).is_none());
-            outputs[1] = from_ints(&[0, first.rank() - gone], &[])?;
-        }
-        Ok(outputs)
+        let found = tensors.swap_remove(at);
+        check_ranks(std::slice::from_ref(&found), required(inputs, 1)?)?;
+        Ok(tvec!(found))
     }
 }
 
@@ -298,6 +248,7 @@ impl Operator for Join {
         let Some(first) = tensors.first() else {
             bail!("a sequence without elements cannot be concatenated")
         };
+        check_ranks(&tensors, required(inputs, 1)?)?;
         let axis = resolve(self.axis, first.rank() + usize::from(self.new))?;
         if self.new {
             tensors.iter_mut().try_for_each(|tensor| tensor.insert_axis(axis))?;
@@ -342,7 +293,7 @@ mod tests {
         let made = case("BelljarSequenceConstruct").input(one).input(other).outputs(2);
         made.gives_all(&expected);
         let mixed = case("BelljarSequenceConstruct").input(row(&[1i64])).input(scalar(2i64));
-        mixed.outputs(2).fails("1 and 0 dimensions");
+        mixed.outputs(2).gives_all(&[row(&[1i64, 2]), tensor(&[2, 1], &[1i64, -1])]);
     }
 
     #[test]
@@ -355,7 +306,8 @@ mod tests {
         let middle = [row(&[1f32, 2.0, 3.0, 4.0, 7.0, 5.0, 6.0]), shapes(&[2, 2, 1, 1, 1, 2])];
         seventh().input(scalar(-1i64)).gives_all(&middle);
         seventh().input(scalar(3i64)).fails("3");
-        two("insert").input(row(&[7f32])).outputs(2).fails("1");
+        let shorter = [row(&[1f32, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]), shapes(&[2, 2, 1, 2, 1, -1])];
+        two("insert").input(row(&[7f32])).outputs(2).gives_all(&shorter);
         let [data, none] = empty();
         let into_empty = case("BelljarSequenceInsert").input(data).input(none);
         into_empty
@@ -373,21 +325,6 @@ mod tests {
         two("at").input(scalar(-1i64)).gives(tensor(&[1, 2], &[5f32, 6.0]));
         two("at").input(scalar(0i64)).gives(tensor(&[2, 2], &[1f32, 2.0, 3.0, 4.0]));
         two("at").input(scalar(2i64)).fails("2");
-    }
-
-    #[test]
-    fn tensors_are_split_by_sizes_and_by_a_size() {
-        let split = || case("BelljarSplitToSequence").input(row(&[1f32, 2.0, 3.0]));
-        let data = row(&[1f32, 2.0, 3.0]);
-        let rows = split().int("keepdims", 0).outputs(2);
-        rows.gives_all(&[data.clone(), tensor::<i64>(&[3, 0], &[])]);
-        split().outputs(2).gives_all(&[data.clone(), tensor(&[3, 1], &[1i64, 1, 1])]);
-        let by_two = split().input(scalar(2i64)).outputs(2);
-        by_two.gives_all(&[data.clone(), tensor(&[2, 1], &[2i64, 1])]);
-        let by_sizes = split().input(row(&[0i64, 3])).outputs(2);
-        by_sizes.gives_all(&[data, tensor(&[2, 1], &[0i64, 3])]);
-        split().input(row(&[1i64, 1])).outputs(2).fails("3");
-        split().input(scalar(0i64)).outputs(2).fails("0");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use tract_onnx::tract_hir::internal::*;
 
 use super::{from_strings, strings};
-use crate::framework::errors::{bail, ensure};
+use crate::framework::errors::{OrUserError, bail, ensure};
 use crate::framework::facts::{InputFact, OutputFact, like, required};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
@@ -19,6 +19,12 @@ struct Cast {
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own(synthetic::TEXT_CAST, |_, node| built(Cast { to: node.get_attr("to")? }, node))];
+
+/// The numbers of this type that texts stand for.
+pub(crate) fn from_texts(texts: &Tensor, to: DatumType) -> TractResult<Tensor> {
+    let mut made = Cast { to }.compute(&[Some(texts)])?;
+    made.pop().or_user_error("it has no output")
+}
 
 /// Parses a number in the forms that ONNX lists.
 fn float<T: FromStr>(text: &str, infinity: T, less: T, nan: T) -> TractResult<T> {

@@ -44,6 +44,8 @@ use tract_onnx::pb::{
     FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, type_proto,
 };
 
+use crate::load::Types;
+
 /// The domain of operators that onnxruntime makes for the vectors of a processor.
 const NCHWC: &str = "com.microsoft.nchwc";
 
@@ -68,6 +70,7 @@ pub(crate) fn check(
     proto: &mut ModelProto,
     defaults: &Defaults,
     shapes: &[InputShape],
+    types: &Types,
 ) -> Result<Carried, Refused> {
     if !proto.training_info.is_empty() {
         let why = "the model contains training information, which is not implemented";
@@ -85,7 +88,7 @@ pub(crate) fn check(
     outputs::name_unnamed(graph, &versions);
     order::sort(graph)?;
     choice::resolve(graph);
-    sequences::resolve(graph, &versions, shapes).map_err(Refused::ForShapes)?;
+    sequences::resolve(graph, &versions, shapes, types).map_err(Refused::ForShapes)?;
     graph::check(graph, &versions)?;
     let carried = carry::rewrite(graph, &versions)?;
     tensors::make_raw(graph);

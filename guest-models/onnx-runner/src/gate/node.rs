@@ -335,6 +335,9 @@ fn output(node: &NodeProto, output: Output, read: &[Read]) -> Result<Types, Stri
             let zero = find(node, name).is_some_and(|attribute| attribute.i == 0);
             Ok(if zero { where_zero } else { types })
         }
+        Output::ByText(name, types, otherwise) => Ok(find(node, name)
+            .and_then(|attribute| types.iter().find(|(text, _)| text.as_bytes() == attribute.s))
+            .map_or(otherwise, |(_, types)| *types)),
         Output::Swapped => match read.first() {
             Some(read) if read.types == STRING => Ok(I64),
             _ => Ok(STRING),

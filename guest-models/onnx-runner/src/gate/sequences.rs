@@ -1,11 +1,18 @@
-//! Removes sequences and optionals, which tract does not have. A sequence becomes a list of values
-//! of the graph, and a node that reads an element reads that value. Loops that carry a sequence and
+//! Removes sequences, maps and optionals, which tract does not have. A sequence becomes a list of
+//! values of the graph, and a node that reads an element reads that value. Loops that carry a sequence and
 //! functions over its elements are unrolled. A sequence whose length or positions are only known when
-//! the model runs becomes two tensors (`sequences/packed.rs`).
+//! the model runs, as that of each sequence that is an input, becomes two tensors
+//! (`sequences/packed.rs`).
 
 mod bodies;
+mod ends;
 mod make;
+mod mapped;
+mod maps;
+mod optionals;
 mod packed;
+mod positions;
+mod unique;
 
 pub(super) use self::packed::operator as packed_operator;
 
@@ -15,11 +22,14 @@ use belljar_abi::InputShape;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{GraphProto, NodeProto, TensorProto};
 
-use self::make::{attribute, constant, identity, operation};
+use self::make::{attribute, identity, operation};
+use self::maps::is_of_maps;
+use self::optionals::Absent;
 use super::attributes::find;
 use super::choice::{integers, truth};
 use super::text::shown;
 use super::{Versions, bounds, functions, node};
+use crate::load::Types;
 
 /// Maximum number of elements of a sequence, and of iterations of an unrolled loop.
 const MAX_ELEMENTS: usize = 1024;
@@ -38,7 +48,7 @@ const OPERATORS: [&str; 11] = [
     "OptionalGetElement",
 ];
 
-/// A sequence, an optional, or another name for a tensor.
+/// A sequence, a map, an optional, or another name for a tensor.
 #[derive(Clone, Debug)]
 enum Value {
     Tensor(String),
@@ -48,79 +58,53 @@ enum Value {
     /// A sequence whose elements are only known when the model runs: the elements of its tensors one
     /// after another, and their shapes.
     Packed(String, String),
-    Optional(Option<Box<Value>>),
+    /// Keys, and the value of each.
+    Map(String, String),
+    /// A sequence of maps: the keys and values of all of them, and the number of entries of each.
+    Maps(String, String, String),
+    /// An optional with an element.
+    Present(Box<Value>),
+    /// An optional without one.
+    Absent(Absent),
+    /// An optional of which only the run decides whether it has its element: a sequence of at most
+    /// one tensor.
+    MaybeTensor(String, String),
+    /// The same for a sequence: the sequence, and whether it is there.
+    MaybeSequence(String, String, String),
 }
 
-/// Removes all sequences and optionals from a graph.
+/// Removes all sequences, maps and optionals from a graph.
 pub(super) fn resolve(
     graph: &mut GraphProto,
     versions: &Versions,
     shapes: &[InputShape],
+    types: &Types,
 ) -> Result<(), String> {
-    if !has_sequences(graph) {
+    if types.is_empty() && !has_sequences(graph) {
         return Ok(());
     }
-    check_unique(graph, &mut HashSet::new(), 0)?;
+    unique::check(graph, &mut HashSet::new(), 0)?;
     let mut prefix = String::from("of:");
     while functions::names(graph).any(|name| name.starts_with(&prefix)) {
         prefix.push('\'');
     }
-    let sizes = shapes.iter().map(|shape| (shape.name.clone(), shape.dims.clone())).collect();
+    // The sizes of the parts of a sequence or a map are those of a run.
+    let parts = types.free_inputs();
+    let fixed = shapes.iter().filter(|shape| !parts.contains(&shape.name));
+    let sizes = fixed.map(|shape| (shape.name.clone(), shape.dims.clone())).collect();
     let mut resolver =
         Resolver { versions, prefix, added: 0, sizes, integers: HashMap::new(), nodes: 0 };
-    let outputs = resolver.graph(graph, &mut HashMap::new(), false)?;
-    for (output, value) in graph.output.iter_mut().zip(outputs) {
-        match value {
-            Value::Tensor(name) if name == output.name => {}
-            Value::Tensor(name) => {
-                graph.node.push(identity(name, output.name.clone()));
-            }
-            _ => {
-                let name = shown(&output.name);
-                return Err(format!("the output {name} is not a tensor, which is not implemented"));
-            }
-        }
-    }
-    Ok(())
+    let mut known = HashMap::new();
+    ends::inputs(graph, types, shapes, &mut known)?;
+    let outputs = resolver.graph(graph, &mut known, false)?;
+    ends::outputs(&mut resolver, graph, types, outputs)
 }
 
-/// Refuses duplicate values. Later checks would miss a duplicate if one of the two is removed here.
-fn check_unique<'g>(
-    graph: &'g GraphProto,
-    taken: &mut HashSet<&'g str>,
-    depth: usize,
-) -> Result<(), String> {
-    if depth > bounds::DEPTH {
-        return Err(format!("graphs are nested deeper than {}", bounds::DEPTH));
-    }
-    let inputs: HashSet<&str> = graph.input.iter().map(|input| &*input.name).collect();
-    // An initializer with the name of an input is its default.
-    let tensors = graph.initializer.iter().map(|tensor| &*tensor.name);
-    let tensors = tensors.filter(|name| !inputs.contains(name));
-    let outputs = graph.node.iter().flat_map(|node| &node.output).map(|name| &**name);
-    let inputs = graph.input.iter().map(|input| &*input.name);
-    let mut here: Vec<&str> = Vec::new();
-    for name in inputs.chain(tensors).chain(outputs).filter(|name| !name.is_empty()) {
-        if !taken.insert(name) {
-            return Err(format!("duplicate value {}: two nodes make the same value", shown(name)));
-        }
-        here.push(name);
-    }
-    let attributes = graph.node.iter().flat_map(|node| &node.attribute);
-    for body in attributes.filter_map(|attribute| attribute.g.as_ref()) {
-        check_unique(body, taken, depth + 1)?;
-    }
-    here.into_iter().for_each(|name| {
-        taken.remove(name);
-    });
-    Ok(())
-}
-
-/// Whether a graph has operators of sequences or optionals.
+/// Whether a graph has operators of sequences, maps or optionals.
 fn has_sequences(graph: &GraphProto) -> bool {
     graph.node.iter().any(|node| {
         let mut bodies = node.attribute.iter().filter_map(|attribute| attribute.g.as_ref());
-        is_of_sequences(node) || bodies.any(has_sequences)
+        is_of_sequences(node) || is_of_maps(node) || bodies.any(has_sequences)
     })
 }
 
@@ -213,6 +197,10 @@ impl Resolver<'_> {
             let about = node.clone();
             return self.operator(node, known, nodes).map_err(|why| refusal(&about, why));
         }
+        if is_of_maps(&node) {
+            let about = node.clone();
+            return self.of_maps(&node, known, nodes).map_err(|why| refusal(&about, why));
+        }
         // Another name for a tensor is replaced by the name of the tensor.
         for name in &mut node.input {
             if let Some(Value::Tensor(other)) = known.get(name) {
@@ -254,13 +242,15 @@ impl Resolver<'_> {
             _ => {}
         }
         if reads {
-            let why = "it reads a sequence or an optional, which is not implemented";
-            return Err(refusal(&node, why.into()));
+            let read = node.input.iter().find_map(|name| known.get(name));
+            let what = read.map_or("a sequence", Value::what);
+            let why = format!("it reads {what}, which is not implemented");
+            return Err(refusal(&node, why));
         }
         for at in 0..node.attribute.len() {
             let Some(body) = &mut node.attribute[at].g else { continue };
             let made = self.graph(body, &mut known.clone(), true)?;
-            tensors_only(body, made)?;
+            ends::tensors_only(body, made)?;
         }
         nodes.push(node);
         Ok(())
@@ -273,7 +263,7 @@ impl Resolver<'_> {
         known: &mut Known,
         nodes: &mut Vec<NodeProto>,
     ) -> Result<(), String> {
-        // The declared type of an empty optional is not needed.
+        let absent = Absent::of(&node);
         let typed = node.op_type == "Optional" && node.input.iter().all(|name| name.is_empty());
         if typed {
             node.attribute.clear();
@@ -351,53 +341,29 @@ impl Resolver<'_> {
                     Err(_) => self.split_in_run(&node, known, nodes)?,
                 }
             }
-            "Optional" => Value::Optional(input(0).map(|name| Box::new(value(known, name)))),
+            "Optional" => match input(0).map(|name| value(known, name)) {
+                None => Value::Absent(absent),
+                Some(value) if value.form().is_some_and(|form| !form.is_optional()) => {
+                    Value::Present(Box::new(value))
+                }
+                Some(other) => return Err(format!("an optional of {}", other.what())),
+            },
             "OptionalHasElement" => {
-                let has = input(0)
-                    .is_some_and(|name| !matches!(known.get(name), Some(Value::Optional(None))));
-                nodes.push(constant(&output, DataType::Bool, Vec::new(), vec![u8::from(has)]));
-                self.integers.insert(output, (true, vec![i64::from(has)]));
+                self.has_element(input(0), output, known, nodes);
                 return Ok(());
             }
-            "OptionalGetElement" => match value(known, input(0).unwrap_or_default()) {
-                Value::Optional(Some(value)) => *value,
-                Value::Optional(None) => return Err("the optional is empty".into()),
-                value => value,
-            },
+            "OptionalGetElement" => {
+                let optional = value(known, input(0).unwrap_or_default());
+                match self.get_element(&optional, &output, nodes)? {
+                    Some(element) => element,
+                    None => return Ok(()),
+                }
+            }
             "SequenceMap" => return self.mapped(&node, known, nodes),
             other => return Err(format!("{other} is not implemented")),
         };
         known.insert(output, made);
         Ok(())
-    }
-
-    /// The index for a position, which may be negative to count from the end of `length` elements.
-    /// It must be less than `places`.
-    fn place(
-        &self,
-        position: Option<&str>,
-        length: usize,
-        places: usize,
-        default: usize,
-    ) -> Result<usize, String> {
-        let at = match position {
-            None => default as i64,
-            Some(name) => match self.integers.get(name) {
-                Some((_, values)) if values.len() == 1 => values[0],
-                _ => {
-                    return Err(format!(
-                        "the position {} is only known when the model runs, which is not \
-                         implemented",
-                        shown(name)
-                    ));
-                }
-            },
-        };
-        let from_start = if at < 0 { at.saturating_add(length as i64) } else { at };
-        match usize::try_from(from_start).ok().filter(|at| *at < places) {
-            Some(at) => Ok(at),
-            None => Err(format!("the position {at} is out of range for a sequence of {length}")),
-        }
     }
 }
 
@@ -424,21 +390,4 @@ fn sequence(known: &Known, name: Option<&str>) -> Result<Vec<String>, String> {
             shown(name)
         )),
     }
-}
-
-/// Adds nodes to a body so that its outputs are tensors of the declared names.
-fn tensors_only(body: &mut GraphProto, made: Vec<Value>) -> Result<(), String> {
-    for (output, value) in body.output.iter().zip(made) {
-        match value {
-            Value::Tensor(name) if name == output.name => {}
-            Value::Tensor(name) => body.node.push(identity(name, output.name.clone())),
-            _ => {
-                let name = shown(&output.name);
-                return Err(format!(
-                    "the output {name} of a body is not a tensor, which is not implemented"
-                ));
-            }
-        }
-    }
-    Ok(())
 }

@@ -6,10 +6,13 @@
 
 mod external;
 mod scan;
+mod types;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
-use belljar_abi::{GuestErrorCode, MAX_NAME, MAX_RANK, MAX_TENSORS};
+use belljar_abi::{
+    DType, GuestErrorCode, MAX_NAME, MAX_RANK, MAX_TENSORS, Part, ValueType, part_names_fit,
+};
 use prost::Message as _;
 use prost::bytes::Buf;
 use prost::encoding::decode_varint;
@@ -21,6 +24,7 @@ use crate::weights::{Weight, Weights};
 pub(crate) use external::Filling;
 pub(crate) use scan::Elements;
 use scan::{Rest, Scanner};
+pub(crate) use types::{Declared, Types};
 
 /// A decoded model, and the fields that its decoder skips.
 pub(crate) struct Loaded {
@@ -29,6 +33,8 @@ pub(crate) struct Loaded {
     pub(crate) weights: Weights,
     /// The attributes with defaults of each function, in the order of the functions.
     pub(crate) defaults: Vec<Vec<AttributeProto>>,
+    /// The declared types of inputs and outputs that are not tensors.
+    pub(crate) types: Types,
 }
 
 /// A model of which some bytes have not arrived.
@@ -59,8 +65,8 @@ impl Loading {
         let not_onnx = |why: String| Refusal::new(GuestErrorCode::NotOnnx, why);
         let (rest, elements) = self.scanner.finish();
         let defaults = function_defaults(&rest);
-        let mut proto = ModelProto::decode(Consumed::new(rest))
-            .map_err(|err| not_onnx(format!("this is not an ONNX model: {err}")))?;
+        let (mut proto, types) =
+            decoded(rest).map_err(|err| not_onnx(format!("this is not an ONNX model: {err}")))?;
         let refused = |why: String| Refusal::new(GuestErrorCode::ModelRefused, why);
         let defaults = match proto.functions.is_empty() {
             true => Vec::new(),
@@ -76,8 +82,49 @@ impl Loading {
             }
         }
         check_graph(graph).map_err(refused)?;
-        Ok(Loaded { proto, weights, defaults })
+        check_parts(graph, &types).map_err(refused)?;
+        Ok(Loaded { proto, weights, defaults, types })
     }
+}
+
+/// Decodes a model. Most have only tensors as inputs and outputs, and no `Optional` node: their bytes
+/// are freed while they are decoded. The others are decoded from bytes that stay, because the types
+/// that the decoder skips are read from the same bytes.
+fn decoded(rest: Rest) -> Result<(ModelProto, Types), prost::DecodeError> {
+    if !types::are_declared(&rest) {
+        return Ok((ModelProto::decode(Consumed::new(rest))?, Types::default()));
+    }
+    let mut proto = ModelProto::decode(Borrowed::new(&rest))?;
+    let types = proto.graph.as_mut().map(|graph| types::read(&rest, graph));
+    Ok((proto, types.unwrap_or_default()))
+}
+
+/// Checks that the tensors that inputs and outputs cross as have names of their own.
+fn check_parts(graph: &GraphProto, types: &Types) -> Result<(), String> {
+    let of = |declared: &HashMap<String, Declared>, values: &[ValueInfoProto]| {
+        let kind = |value: &ValueInfoProto| {
+            declared.get(&value.name).map_or(ValueType::Tensor, |declared| declared.value_type)
+        };
+        values.iter().map(|value| (value.name.clone(), kind(value))).collect::<Vec<_>>()
+    };
+    let (inputs, outputs) = (of(&types.inputs, &graph.input), of(&types.outputs, &graph.output));
+    for (what, values, parts) in [
+        ("inputs", inputs, ValueType::input_parts as fn(ValueType) -> Vec<(Part, DType)>),
+        ("outputs", outputs, ValueType::output_parts),
+    ] {
+        let count: usize = values.iter().map(|(_, kind)| parts(*kind).len().max(1)).sum();
+        if count > MAX_TENSORS {
+            return Err(format!("the {what} cross as {count} tensors; the limit is {MAX_TENSORS}"));
+        }
+        let named = values.iter().map(|(name, kind)| (&**name, *kind));
+        if !part_names_fit(named, parts) {
+            return Err(format!(
+                "the {what} have names that are too long, or equal to those of the parts of a \
+                 sequence or map, such as NAME.shapes and NAME.keys"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// A part that is longer than what is left of its file.

@@ -1,6 +1,7 @@
 //! A loaded model: its description, and its runs.
 
 mod answers;
+mod bound;
 mod contract;
 mod dims;
 mod examine;
@@ -14,6 +15,7 @@ mod shared;
 mod side_files;
 mod values;
 
+use std::borrow::Borrow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -29,9 +31,11 @@ use belljar_confine::layers::Confinement;
 use belljar_confine::role::Role;
 use belljar_policy::FileGrant;
 use belljar_policy::{Effective, Policy, Refused};
-use belljar_tensor::{Tensor, string_memory};
+use belljar_tensor::{ELEMENT_MEMORY, Tensor, Value, string_memory};
 
 use answers::{description, reply, unexpected};
+pub use bound::BoundInputs;
+use bound::TAKEN_BY_VALUES;
 use contract::{Bound, Contract};
 pub use dims::DimError;
 pub use examine::Examined;
@@ -218,18 +222,16 @@ impl Model {
         self.bind(inputs)?.prepare()
     }
 
-    /// Checks inputs against the model's declaration and the policy, once for a preparation and any
-    /// number of runs.
+    /// As [`Model::run`], for inputs that may also be sequences, maps and optionals. An optional is
+    /// omitted, or [`Value::Absent`], or its element.
     ///
     /// # Errors
-    /// When the inputs do not fit, or are larger than the policy allows.
-    pub fn bind<'a, N: AsRef<str>>(
-        &'a self,
-        inputs: &'a [(N, Tensor)],
-    ) -> Result<BoundInputs<'a, N>, Error> {
-        let bound = self.shared.bind(&self.contract, inputs).map_err(|kind| self.error(kind))?;
-        let seed = self.shared.seed();
-        Ok(BoundInputs { model: self, inputs, bound, seed })
+    /// As [`Model::run`].
+    pub fn run_values<N: AsRef<str>>(
+        &self,
+        inputs: &[(N, Value)],
+    ) -> Result<UncheckedOutputs, Error> {
+        self.bind_values(inputs)?.run()
     }
 
     /// Runs the model on named tensors. Every declared input must be given, with its declared
@@ -240,7 +242,7 @@ impl Model {
     /// # Errors
     /// When an input does not fit the model's declaration, when the model needs something that is
     /// not implemented, when a limit is hit, and when the sandbox traps. After any error, the model
-    /// can be run again.
+    /// can be run again. [`Model::run_values`] takes sequences and maps.
     pub fn run<N: AsRef<str>>(&self, inputs: &[(N, Tensor)]) -> Result<UncheckedOutputs, Error> {
         self.bind(inputs)?.run()
     }
@@ -259,6 +261,7 @@ impl Model {
         let (shared, contract) = (&*self.shared, &*self.contract);
         let mut served = Vec::new();
         let mut serve = || -> Result<(), ErrorKind> {
+            contract.check_takes_tensors(TAKEN_BY_VALUES)?;
             let bound = shared.bind(contract, inputs)?;
             let payload = || payload(inputs, contract, shared.seed());
             let one = shared.served(contract, &bound.shapes, payload)?;
@@ -275,9 +278,9 @@ impl Model {
         result.map_err(|kind| self.error(kind))
     }
 
-    fn run_bound<N: AsRef<str>>(
+    fn run_bound<N: AsRef<str>, T: Borrow<Tensor>>(
         &self,
-        inputs: &[(N, Tensor)],
+        inputs: &[(N, T)],
         bound: &Bound,
         seed: u32,
     ) -> Result<UncheckedOutputs, ErrorKind> {
@@ -297,7 +300,8 @@ impl Model {
                 _ => len,
             }
         };
-        let found = tensors.iter().map(memory).fold(0, u64::saturating_add);
+        let elements = ELEMENT_MEMORY.saturating_mul(contract.elements(&tensors));
+        let found = tensors.iter().map(memory).fold(elements, u64::saturating_add);
         if found > limit {
             return Err(Limit::OutputSize { found, limit }.into());
         }
@@ -331,71 +335,22 @@ impl Model {
     }
 }
 
-/// Inputs that fit a model and its policy.
-pub struct BoundInputs<'a, N> {
-    model: &'a Model,
-    inputs: &'a [(N, Tensor)],
-    bound: Bound,
-    seed: u32,
-}
-
-impl<N: AsRef<str>> BoundInputs<'_, N> {
-    /// Sets the seed of the run's random numbers; by default that of the policy (`compute.seed`),
-    /// else 0. Nodes that have a seed of their own in the model keep it. With the same model,
-    /// inputs, policy and seed, all outputs are the same.
-    #[must_use]
-    pub fn seed(mut self, seed: u32) -> Self {
-        self.seed = seed;
-        self
-    }
-
-    /// Prepares a sandbox for these inputs and keeps it for a later run.
-    ///
-    /// # Errors
-    /// As [`Model::run`].
-    pub fn prepare(&self) -> Result<Duration, Error> {
-        let start = Instant::now();
-        let shared = &self.model.shared;
-        let (plan, sandbox) = shared
-            .retried(|| shared.prepared_sandbox(&self.model.contract, &self.bound.shapes))
-            .map_err(|kind| self.model.error(kind))?;
-        shared.put_back(&plan, sandbox);
-        Ok(start.elapsed())
-    }
-
-    /// Runs the model on them.
-    ///
-    /// # Errors
-    /// As [`Model::run`].
-    pub fn run(&self) -> Result<UncheckedOutputs, Error> {
-        let run = || -> Result<UncheckedOutputs, ErrorKind> {
-            let outputs = self.model.run_bound(self.inputs, &self.bound, self.seed)?;
-            let shared = &self.model.shared;
-            let (host, subject) = (&shared.host, shared.subject());
-            let (resource, access, verdict) = ("model", "run", Verdict::Allowed);
-            // Without a log line the run is not allowed.
-            host.decide(&Decision { subject, resource, access, verdict, rule: "limits" })?;
-            Ok(outputs)
-        };
-        run().map_err(|kind| self.model.error(kind))
-    }
-}
-
 /// The subject of decisions about a model.
 fn subject(model: Digest, policy: &Policy) -> Subject {
     Subject { model: Some(model), policy: policy.file_sha256().map(Digest::from) }
 }
 
 /// What is sent to the guest for a run: the seed, and the inputs that it does not already have.
-fn payload<N: AsRef<str>>(inputs: &[(N, Tensor)], contract: &Contract, seed: u32) -> Payload {
-    let is_sent = |(name, _): &&(N, Tensor)| contract.is_sent(name.as_ref());
-    let inputs: Vec<_> = inputs.iter().filter(is_sent).collect();
-    let wires: Vec<_> = inputs.iter().map(|(_, tensor)| tensor.to_wire()).collect();
-    let views: Vec<_> = inputs
-        .iter()
-        .zip(&wires)
-        .map(|((name, tensor), wire)| tensor.view(name.as_ref(), wire))
-        .collect();
+fn payload<N: AsRef<str>, T: Borrow<Tensor>>(
+    inputs: &[(N, T)],
+    contract: &Contract,
+    seed: u32,
+) -> Payload {
+    let sent = inputs.iter().map(|(name, tensor)| (name.as_ref(), tensor.borrow()));
+    let sent: Vec<(&str, &Tensor)> = sent.filter(|(name, _)| contract.is_sent(name)).collect();
+    let wires: Vec<_> = sent.iter().map(|(_, tensor)| tensor.to_wire()).collect();
+    let views: Vec<_> =
+        sent.iter().zip(&wires).map(|((name, tensor), wire)| tensor.view(name, wire)).collect();
     Payload::Bytes(encode_run(seed, &views))
 }
 

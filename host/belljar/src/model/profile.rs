@@ -51,6 +51,7 @@ impl Model {
     ) -> Result<Profiler<'a, N>, Error> {
         let start = || {
             let (shared, contract) = (&*self.shared, &*self.contract);
+            contract.check_takes_tensors(super::bound::TAKEN_BY_VALUES)?;
             let bound = shared.bind(contract, inputs)?;
             let payload = || payload(inputs, contract, shared.seed());
             let served = shared.served(contract, &bound.shapes, payload)?;

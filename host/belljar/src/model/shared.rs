@@ -1,5 +1,6 @@
 //! The state that all clones of a model share: its sandboxes and snapshots, and calls to them.
 
+use std::borrow::Borrow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -84,14 +85,15 @@ impl Shared {
     }
 
     /// Checks inputs against the model's declaration and `limits.input-size`.
-    pub(super) fn bind<N: AsRef<str>>(
+    pub(super) fn bind<N: AsRef<str>, T: Borrow<Tensor>>(
         &self,
         contract: &Contract,
-        inputs: &[(N, Tensor)],
+        inputs: &[(N, T)],
     ) -> Result<Bound, ErrorKind> {
         let bound = contract.bind(inputs)?;
         let limit = self.policy.limits.input_size;
-        let found = inputs.iter().fold(0u64, |sum, (_, t)| sum.saturating_add(t.byte_len()));
+        let found =
+            inputs.iter().fold(0u64, |sum, (_, t)| sum.saturating_add(t.borrow().byte_len()));
         if found > limit {
             return Err(Limit::InputSize { found, limit }.into());
         }

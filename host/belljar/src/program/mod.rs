@@ -21,7 +21,6 @@ mod nn;
 mod protocol;
 mod serve;
 mod task_thread;
-mod value;
 mod wire;
 mod worker;
 
@@ -39,11 +38,11 @@ use crate::trust::{Digest, ModelBytes};
 use belljar_confine::memory::SealedBytes;
 use belljar_policy::{Admissible, Effective, Policy, Refused};
 
+use belljar_tensor::Value;
 use broker::{Broker, Models};
 pub use engine::is_component;
 use protocol::About;
 pub(crate) use serve::{compile, granted, new_engine, receive_files, run};
-pub use value::Value;
 pub use wasi::Spent;
 #[cfg(fuzzing)]
 pub(crate) use wasi::sequences::run as run_file_operations;

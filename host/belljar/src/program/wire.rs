@@ -41,6 +41,12 @@ pub(super) fn encode<N: AsRef<str>>(
         if names.len() > MAX_TENSORS {
             return Err(error(&format!("there are more than {MAX_TENSORS} inputs")));
         }
+        if !matches!(value, Value::Tensor(_) | Value::Bytes(_) | Value::Text(_)) {
+            let what = value.what();
+            return Err(error(&format!(
+                "programs take tensors, bytes and texts, and it is {what}; run the model itself"
+            )));
+        }
         if matches!(value, Value::Tensor(tensor) if tensor.dtype() == DType::String) {
             return Err(error(
                 "programs cannot take tensors of strings; give the string as a text",
@@ -60,6 +66,8 @@ pub(super) fn encode<N: AsRef<str>>(
             Value::Tensor(tensor) => (format!("{TENSOR}{}", name.as_ref()), tensor.to_wire()),
             Value::Bytes(bytes) => (format!("{BYTES}{}", name.as_ref()), bytes.into()),
             Value::Text(text) => (format!("{TEXT}{}", name.as_ref()), text.as_bytes().into()),
+            // Refused above.
+            _ => (name.as_ref().to_owned(), Vec::new().into()),
         })
         .collect();
     let views: Vec<_> = inputs
@@ -67,9 +75,7 @@ pub(super) fn encode<N: AsRef<str>>(
         .zip(&wires)
         .map(|((_, value), (name, data))| match value {
             Value::Tensor(tensor) => tensor.view(name, data),
-            Value::Bytes(_) | Value::Text(_) => {
-                TensorView { name, dtype: DType::U8, dims: vec![data.len() as u64], data }
-            }
+            _ => TensorView { name, dtype: DType::U8, dims: vec![data.len() as u64], data },
         })
         .collect();
     Ok(encode_tensors(&views))

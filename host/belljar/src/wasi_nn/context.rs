@@ -78,7 +78,7 @@ impl Context {
     }
 
     fn run(&self, inputs: &[(String, Tensor)]) -> Result<Vec<(String, Tensor)>, Refusal> {
-        Ok(self.model.run(inputs)?.validate()?.into_tensors())
+        Ok(self.model.run_for_tensors(inputs)?)
     }
 
     /// Runs on the given inputs; inputs that were set individually are unchanged.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::failure::{Failure, shown};
 use belljar::Description;
 use belljar::internals::signature;
-use belljar_tensor::{BYTE_ORDER_MARK, Tensor, TensorError, csv, json, npy, npz, pb};
+use belljar_tensor::{BYTE_ORDER_MARK, Tensor, TensorError, Value, csv, json, npy, npz, pb};
 use belljar_text::Escaped;
 
 pub(super) use picture::Pictures;
@@ -69,9 +69,9 @@ impl Budget {
         self.left = self.left.saturating_sub(bytes);
     }
 
-    /// Subtracts the memory of tensors.
-    pub(super) fn take_tensors(&mut self, tensors: &[(String, Tensor)]) {
-        tensors.iter().for_each(|(_, tensor)| self.take(tensor.memory_len()));
+    /// Subtracts the memory of values.
+    pub(super) fn take_values(&mut self, values: &[(String, Value)]) {
+        values.iter().for_each(|(_, value)| self.take(value.memory_len()));
     }
 
     /// The failure of an input that was read with the remaining budget as its limit.
@@ -112,12 +112,24 @@ impl Needed {
     }
 }
 
+/// Inputs with their names, and what reading their images needed.
+pub(super) type Inputs<T> = (Vec<(String, T)>, Needed);
+
 /// Reads every given input of a model. `limits.input-size` limits the total size of their tensors.
+pub(super) fn read_values(
+    arguments: &[OsString],
+    pictures: Pictures<'_>,
+) -> Result<Inputs<Value>, Failure> {
+    read_files(arguments, pictures, true)
+}
+
+/// As [`read_values`], for a command that only takes tensors.
 pub(super) fn read_all(
     arguments: &[OsString],
     pictures: Pictures<'_>,
-) -> Result<(Vec<(String, Tensor)>, Needed), Failure> {
-    read_files(arguments, pictures, true)
+) -> Result<Inputs<Tensor>, Failure> {
+    let (values, needed) = read_files(arguments, pictures, true)?;
+    Ok((tensors_only(values)?, needed))
 }
 
 /// Reads the inputs of several runs, in which one input may occur more than once. `limits.input-size`
@@ -125,15 +137,28 @@ pub(super) fn read_all(
 pub(super) fn read_for_runs(
     arguments: &[OsString],
     pictures: Pictures<'_>,
-) -> Result<(Vec<(String, Tensor)>, Needed), Failure> {
-    read_files(arguments, pictures, false)
+) -> Result<Inputs<Tensor>, Failure> {
+    let (values, needed) = read_files(arguments, pictures, false)?;
+    Ok((tensors_only(values)?, needed))
+}
+
+fn tensors_only(values: Vec<(String, Value)>) -> Result<Vec<(String, Tensor)>, Failure> {
+    let tensor = |(name, value): (String, Value)| match value {
+        Value::Tensor(tensor) => Ok((name, tensor)),
+        other => {
+            let (name, what) = (Escaped::cut(&name, 60), other.what());
+            let text = format!("--input {name}: it is {what}, and this command takes tensors only");
+            Err(Failure::usage(text).hint("`belljar run` takes sequences, maps and optionals"))
+        }
+    };
+    values.into_iter().map(tensor).collect()
 }
 
 fn read_files(
     arguments: &[OsString],
     pictures: Pictures<'_>,
     of_one_run: bool,
-) -> Result<(Vec<(String, Tensor)>, Needed), Failure> {
+) -> Result<Inputs<Value>, Failure> {
     let Pictures { model, arguments: flags } = pictures;
     let given = arguments.iter().map(|each| parse(each)).collect::<Result<Vec<_>, _>>()?;
     if given.iter().filter(|each| each.path == Path::new("-")).count() > 1 {
@@ -144,7 +169,7 @@ fn read_files(
     for each in given {
         let (read, took) = read_one(&each, model.description(), budget, Some(pictures))?;
         if of_one_run {
-            budget.take_tensors(&read);
+            budget.take_values(&read);
         }
         inputs.extend(read);
         needed = needed.and(took);
@@ -163,7 +188,7 @@ pub(super) fn read(
     given: &Given,
     description: &Description,
     budget: Budget,
-) -> Result<Vec<(String, Tensor)>, Failure> {
+) -> Result<Vec<(String, Value)>, Failure> {
     read_one(given, description, budget, None).map(|(read, _)| read)
 }
 
@@ -173,7 +198,7 @@ fn read_one(
     description: &Description,
     budget: Budget,
     pictures: Option<Pictures<'_>>,
-) -> Result<(Vec<(String, Tensor)>, Needed), Failure> {
+) -> Result<Inputs<Value>, Failure> {
     let shown_source =
         if given.path == Path::new("-") { "standard input".to_owned() } else { shown(&given.path) };
     let unreadable = |err: io::Error| Failure::usage(format!("{shown_source}: {err}"));
@@ -196,7 +221,7 @@ fn read_one(
                     .hint("`belljar inspect` shows what the model declares")
             })?;
             let (tensor, needed) = pictures.read(input, declared, &shown_source, budget)?;
-            return Ok((vec![(name, tensor)], needed));
+            return Ok((vec![(name, tensor.into())], needed));
         }
         Kind::Npy => {
             let name = named()?;
@@ -212,13 +237,23 @@ fn read_one(
             // With a name on the command line, the array's own name does not matter.
             let asked = |name: &str| match &given.name {
                 Some(given) => wanted.dtype(given),
-                None => wanted.dtype(name).or_else(|| wanted.at(position(name)?)?.dtype()),
+                None => wanted
+                    .dtype(name)
+                    .or_else(|| wanted.dtype_of_part(name))
+                    .or_else(|| wanted.at(position(name)?)?.dtype()),
             };
-            let arrays = npz::read_as(file, asked, limit).map_err(malformed)?;
-            match &given.name {
+            let mut arrays = npz::read_as(file, asked, limit).map_err(malformed)?;
+            let mut values =
+                wanted.values(given.name.as_deref(), &mut arrays).map_err(malformed)?;
+            if !values.is_empty() && (arrays.is_empty() || given.name.is_some()) {
+                return Ok((values, Needed::default()));
+            }
+            let arrays = match &given.name {
                 None => wanted.by_position(arrays),
                 Some(name) => wanted.one_of(arrays, name),
-            }
+            };
+            values.extend(as_values(arrays?));
+            return Ok((values, Needed::default()));
         }
         Kind::Pb => {
             let (own, tensor) = pb::read(input.stream(), limit).map_err(malformed)?;
@@ -240,16 +275,21 @@ fn read_one(
             Ok(vec![(name, tensor)])
         }
         Kind::NamedJson => {
-            let dtype_of = |name: &str| wanted.dtype(name);
-            json::read_named(input.stream(), dtype_of, limit).map_err(malformed)
+            let declared = |name: &str| wanted.declared(name);
+            let values = json::read_named_values(input.stream(), declared, limit);
+            return Ok((values.map_err(malformed)?, Needed::default()));
         }
         Kind::Json => {
             let name = named()?;
-            let tensor = json::read_one(input.stream(), wanted.dtype(&name), limit);
-            Ok(vec![(name, tensor.map_err(malformed)?)])
+            let value = json::read_one_value(input.stream(), wanted.declared(&name), limit);
+            return Ok((vec![(name, value.map_err(malformed)?)], Needed::default()));
         }
     };
-    tensors.map(|tensors| (tensors, Needed::default()))
+    tensors.map(|tensors| (as_values(tensors), Needed::default()))
+}
+
+fn as_values(tensors: Vec<(String, Tensor)>) -> Vec<(String, Value)> {
+    tensors.into_iter().map(|(name, tensor)| (name, tensor.into())).collect()
 }
 
 /// The format of a file.

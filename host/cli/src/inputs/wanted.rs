@@ -1,8 +1,8 @@
 //! Matches the arrays in a file to the inputs of a model.
 
 use super::super::failure::Failure;
-use belljar::{Description, ValueInfo};
-use belljar_tensor::{DType, Tensor};
+use belljar::{Description, ValueInfo, ValueType};
+use belljar_tensor::{DType, Tensor, TensorError, Value, json, take_value};
 use belljar_text::Escaped;
 
 /// The inputs of a model, and the escaped name of the file that is read for them.
@@ -32,6 +32,47 @@ impl Wanted<'_> {
     /// The declared element type.
     pub(super) fn dtype(&self, name: &str) -> Option<DType> {
         self.input(name)?.dtype()
+    }
+
+    /// The declared type, and the element type of a tensor.
+    pub(super) fn declared(&self, name: &str) -> json::Declared {
+        let declared = self.input(name);
+        (declared.map_or(ValueType::Tensor, |input| input.value_type), self.dtype(name))
+    }
+
+    /// The element type of an array that is a part of an input that is not a tensor.
+    pub(super) fn dtype_of_part(&self, array: &str) -> Option<DType> {
+        let (name, part) = match array.rsplit_once('.') {
+            Some((name, part)) => (name, part),
+            None => (array, ""),
+        };
+        let declared = self.input(array).or_else(|| self.input(name))?.value_type;
+        match (declared, part) {
+            (ValueType::OptionalTensor(dtype), _) => Some(dtype),
+            (ValueType::Map(key, _) | ValueType::SequenceOfMaps(key, _), "keys") => Some(key),
+            (ValueType::Map(_, of) | ValueType::SequenceOfMaps(_, of), "values") => Some(of),
+            (ValueType::Sequence(dtype) | ValueType::OptionalSequence(dtype), part) => {
+                part.bytes().all(|byte| byte.is_ascii_digit()).then_some(dtype)
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes the inputs that are not tensors, or only one of them, from the arrays of a file.
+    pub(super) fn values(
+        &self,
+        only: Option<&str>,
+        arrays: &mut Vec<(String, Tensor)>,
+    ) -> Result<Vec<(String, Value)>, TensorError> {
+        let mut values = Vec::new();
+        for input in &self.description.inputs {
+            let other = input.value_type != ValueType::Tensor;
+            if other && only.is_none_or(|only| only == input.name) {
+                let value = take_value(&input.name, input.value_type, arrays)?;
+                values.extend(value.map(|value| (input.name.clone(), value)));
+            }
+        }
+        Ok(values)
     }
 
     /// The declared number of dimensions.

@@ -99,6 +99,8 @@ fn is_finite(tensor: &Tensor) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use belljar::ValueType;
+
     use super::*;
 
     fn seen(shapes: &[&[u64]]) -> Observed {
@@ -109,7 +111,8 @@ mod tests {
 
     fn declared(shape: Option<&[Dim]>) -> ValueInfo {
         let shape = shape.map(<[Dim]>::to_vec);
-        ValueInfo { name: "x".into(), elem_type: 1, shape, has_default: false }
+        let (name, value_type) = ("x".into(), ValueType::Tensor);
+        ValueInfo { name, elem_type: 1, value_type, shape, has_default: false }
     }
 
     fn shown(sizes: Option<Vec<Sizes>>) -> Option<String> {

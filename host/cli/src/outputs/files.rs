@@ -1,6 +1,7 @@
 //! Writes outputs to files. A model chooses the names of its outputs, but they must never decide
 //! where a file is written.
 
+use std::borrow::Borrow;
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::super::failure::{Failure, shown};
 use super::super::terminal::Terminal;
 use super::temporary::{self, Temporary};
-use belljar_tensor::{Tensor, TensorError, json, npy, npz};
+use belljar_tensor::{Tensor, TensorError, npy, npz};
 use belljar_text::Escaped;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,41 +63,61 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Writes outputs, and returns the paths of the written files.
+    pub(super) fn path(&self) -> &Path {
+        self.path
+    }
+
+    pub(super) fn force(&self) -> bool {
+        self.force
+    }
+
+    pub(super) fn is_json(&self) -> bool {
+        self.kind == Kind::Json
+    }
+
+    /// Writes tensors, and returns the paths of the written files.
+    #[cfg(feature = "programs")]
     pub(crate) fn write(
         &self,
         outputs: &[(String, Tensor)],
         terminal: &Terminal,
     ) -> Result<Vec<PathBuf>, Failure> {
-        let names: Vec<&str> = outputs.iter().map(|(name, _)| name.as_str()).collect();
-        match self.kind {
-            Kind::Npz => {
-                let members = self.members(&names)?;
-                for (name, member) in names.iter().zip(&members).filter(|(name, new)| *name != new)
-                {
-                    terminal.warn(&format!(
-                        "output \"{}\" is renamed to \"{}\" in {}: its own name is not safe as a \
-                         path when the archive is unpacked",
-                        Escaped::cut(name, 60),
-                        Escaped::cut(member, 60),
-                        shown(self.path)
-                    ));
-                }
-                let tensors = outputs.iter().map(|(_, tensor)| tensor);
-                let arrays = members.iter().map(String::as_str).zip(tensors);
-                write_file(self.path, self.force, |file| npz::write_arrays(arrays, file))?;
-            }
-            Kind::Json => {
-                write_file(self.path, self.force, |file| json::write_named(outputs, file))?;
-            }
-            Kind::Folder => {
-                let files = self.files(&names, |_| "npy")?;
-                for (path, (_, tensor)) in files.iter().zip(outputs) {
-                    self.write_into(path, |file| npy::write(tensor, file))?;
-                }
-                return Ok(files);
-            }
+        if self.is_json() {
+            write_file(self.path, self.force, |file| {
+                belljar_tensor::json::write_named(outputs, file)
+            })?;
+            return Ok(vec![self.path.to_owned()]);
         }
+        self.write_arrays(outputs, terminal)
+    }
+
+    /// Writes arrays into an archive or a folder, and returns the paths of the written files.
+    pub(super) fn write_arrays<T: Borrow<Tensor>>(
+        &self,
+        outputs: &[(String, T)],
+        terminal: &Terminal,
+    ) -> Result<Vec<PathBuf>, Failure> {
+        let names: Vec<&str> = outputs.iter().map(|(name, _)| name.as_str()).collect();
+        if self.is_folder() {
+            let files = self.files(&names, |_| "npy")?;
+            for (path, (_, tensor)) in files.iter().zip(outputs) {
+                self.write_into(path, |file| npy::write(tensor.borrow(), file))?;
+            }
+            return Ok(files);
+        }
+        let members = self.members(&names)?;
+        for (name, member) in names.iter().zip(&members).filter(|(name, new)| *name != new) {
+            terminal.warn(&format!(
+                "output \"{}\" is renamed to \"{}\" in {}: its own name is not safe as a path when \
+                 the archive is unpacked",
+                Escaped::cut(name, 60),
+                Escaped::cut(member, 60),
+                shown(self.path)
+            ));
+        }
+        let tensors = outputs.iter().map(|(_, tensor)| tensor.borrow());
+        let arrays = members.iter().map(String::as_str).zip(tensors);
+        write_file(self.path, self.force, |file| npz::write_arrays(arrays, file))?;
         Ok(vec![self.path.to_owned()])
     }
 

@@ -1,5 +1,6 @@
 //! Class names for the last axis of the outputs.
 
+use std::borrow::Borrow;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -47,9 +48,9 @@ impl Labels {
     }
 
     /// Checks that there is a label for each class of every output.
-    pub(super) fn check(&self, outputs: &[(String, Tensor)]) -> Result<(), Failure> {
+    pub(super) fn check<T: Borrow<Tensor>>(&self, outputs: &[(String, T)]) -> Result<(), Failure> {
         for (name, tensor) in outputs {
-            let classes = tensor.shape().last().copied().unwrap_or(1);
+            let classes = tensor.borrow().shape().last().copied().unwrap_or(1);
             if classes != self.starts.len() {
                 let name = Escaped::cut(name, 60);
                 return Err(Failure::usage(format!(

@@ -3,7 +3,9 @@
 mod files;
 mod labels;
 mod temporary;
+mod values;
 
+use std::borrow::Borrow;
 use std::io::{self, Write};
 
 use serde::Serialize;
@@ -19,6 +21,7 @@ use belljar_text::Escaped;
 
 pub(super) use files::{Target, check_free, write_file};
 pub(super) use labels::Labels;
+pub(super) use values::type_of;
 
 /// How outputs are printed.
 pub(super) struct Printing<'a> {
@@ -28,13 +31,13 @@ pub(super) struct Printing<'a> {
 }
 
 impl Printing<'_> {
-    pub(super) fn check(&self, outputs: &[(String, Tensor)]) -> Result<(), Failure> {
+    pub(super) fn check<T: Borrow<Tensor>>(&self, outputs: &[(String, T)]) -> Result<(), Failure> {
         self.labels.map_or(Ok(()), |labels| labels.check(outputs))
     }
 
-    pub(super) fn table(
+    pub(super) fn table<T: Borrow<Tensor>>(
         &self,
-        outputs: &[(String, Tensor)],
+        outputs: &[(String, T)],
         mut out: impl Write,
     ) -> io::Result<()> {
         let mut table = Table::new(&["output", "dtype", "shape", "min", "mean", "max", ""])
@@ -43,6 +46,7 @@ impl Printing<'_> {
             .right(5);
         let cell = |value: Option<f64>| value.map_or_else(|| "-".into(), number);
         for (name, tensor) in outputs {
+            let tensor = tensor.borrow();
             let summary = Summary::of(tensor, 0);
             let mut remarks = Vec::new();
             if summary.nan_count > 0 {
@@ -62,8 +66,8 @@ impl Printing<'_> {
             ]);
         }
         table.print(&mut out, 0)?;
-        for (name, tensor) in outputs.iter().filter(|(_, tensor)| self.top > 0 && tensor.len() > 0)
-        {
+        let tensors = outputs.iter().map(|(name, tensor)| (name, tensor.borrow()));
+        for (name, tensor) in tensors.filter(|(_, tensor)| self.top > 0 && tensor.len() > 0) {
             // One output at a time, to bound the memory for the largest values.
             let top = self.top_of(tensor);
             let strings = tensor.as_slice::<String>().unwrap_or_default();
@@ -86,7 +90,12 @@ impl Printing<'_> {
     }
 
     /// An output for printing as JSON. Its elements are serialised one by one.
+    #[cfg(feature = "programs")]
     pub(super) fn entry<'a>(&'a self, (name, tensor): &'a (String, Tensor)) -> Entry<'a> {
+        self.entry_of(name, tensor)
+    }
+
+    pub(super) fn entry_of<'a>(&'a self, name: &'a str, tensor: &'a Tensor) -> Entry<'a> {
         Entry { printing: self, name, tensor }
     }
 

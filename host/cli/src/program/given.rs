@@ -33,8 +33,8 @@ pub(crate) fn read_all(arguments: &[OsString], limit: u64) -> Result<Named<Value
             (Kind::Tensors, _) => {
                 // A program declares no inputs, so the file alone determines names and types.
                 let read = inputs::read(&given, &Description::default(), budget)?;
-                budget.take_tensors(&read);
-                values.extend(read.into_iter().map(|(name, tensor)| (name, tensor.into())));
+                budget.take_values(&read);
+                values.extend(read);
             }
             (Kind::Bytes, Some(name)) => {
                 let bytes = read_bytes(&given.path, budget)?;

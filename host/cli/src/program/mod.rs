@@ -214,7 +214,7 @@ impl Serialize for Output<'_> {
                 map.serialize_entry("name", name)?;
                 map.serialize_entry("sha256", &Digest::of(bytes).to_string())?;
             }
-            Value::Tensor(_) => {}
+            _ => {}
         }
         map.end()
     }
@@ -266,7 +266,7 @@ fn write_all(
         let bytes = match value {
             Value::Text(text) => text.as_bytes(),
             Value::Bytes(bytes) => bytes,
-            Value::Tensor(_) => continue,
+            _ => continue,
         };
         target.write_into(path, |file| file.write_all(bytes).map_err(TensorError::Io))?;
     }

@@ -64,8 +64,8 @@ fn unwritable(value: f64) -> Option<&'static str> {
 
 struct Half(f16);
 struct Brain(bf16);
-struct Single(f32);
-struct Double(f64);
+pub(super) struct Single(pub(super) f32);
+pub(super) struct Double(pub(super) f64);
 
 impl Serialize for Half {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -125,7 +125,7 @@ impl Serialize for Named<'_> {
     }
 }
 
-fn to_line(value: &impl Serialize, mut writer: impl Write) -> Result<(), TensorError> {
+pub(super) fn to_line(value: &impl Serialize, mut writer: impl Write) -> Result<(), TensorError> {
     serde_json::to_writer(&mut writer, value).map_err(std::io::Error::from)?;
     writer.write_all(b"\n")?;
     writer.flush()?;

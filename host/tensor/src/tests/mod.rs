@@ -6,6 +6,7 @@ mod npy;
 mod npz;
 mod pb;
 mod summary;
+mod value;
 
 use proptest::prelude::*;
 

@@ -7,6 +7,7 @@ use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, ValueInfoProto};
 
 use super::make::{constant, identity, operation};
+use super::optionals::common;
 use super::{Known, MAX_ELEMENTS, Resolver, Value, value};
 use crate::gate::attributes::find;
 use crate::gate::text::shown;
@@ -46,22 +47,25 @@ impl Resolver<'_> {
                     passed[1].extend(b.iter().cloned());
                     known.insert(name.clone(), Value::Sequence(names));
                 }
-                (Some(a), Some(b)) if a.is_sequence() && b.is_sequence() => {
+                (Some(a), Some(b)) if common(a, b).is_some() => {
+                    let Some(form) = common(a, b) else { continue };
                     for (which, value) in [a, b].into_iter().enumerate() {
                         let Some(body) = &mut node.attribute[bodies[which]].g else { continue };
-                        let (data, shapes) = self.pack(value, &mut body.node)?;
-                        passed[which].extend([data, shapes]);
+                        passed[which].extend(self.tensors_of(value, form, &mut body.node)?);
                     }
-                    let (data, shapes) = (self.name(), self.name());
-                    outputs.extend([data.clone(), shapes.clone()]);
-                    known.insert(name.clone(), Value::Packed(data, shapes));
+                    let (names, value) = self.new_value(form);
+                    outputs.extend(names);
+                    known.insert(name.clone(), value);
                 }
-                _ => {
+                (Some(a), Some(b)) => {
                     return Err(format!(
-                        "node {}: If: branches that make optionals are not implemented",
-                        shown(name)
+                        "node {}: If: branches that make {} and {} are not implemented",
+                        shown(name),
+                        a.what(),
+                        b.what()
                     ));
                 }
+                _ => return Err(format!("node {}: If: a branch lacks an output", shown(name))),
             }
         }
         node.output = outputs;
@@ -168,6 +172,9 @@ impl Resolver<'_> {
             );
         }
         let given: Vec<Value> = node.input.iter().map(|name| value(known, name)).collect();
+        if given.iter().any(|value| matches!(value, Value::Packed(..))) {
+            return self.mapped_in_run(node, body, &given, known, nodes);
+        }
         let Some(Value::Sequence(first)) = given.first() else {
             return Err("its first input is not a sequence".into());
         };

@@ -8,6 +8,7 @@ use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, NodeProto, ValueInfoProto};
 
 use super::make::{attribute, constant, identity, operation};
+use super::optionals::Form;
 use super::{Known, Resolver, Value, tensor, value};
 use crate::gate::attributes::find;
 use crate::gate::text::shown;
@@ -20,7 +21,7 @@ pub(in crate::gate) fn operator(node: &NodeProto) -> Option<&'static Operator> {
     table::packed(&node.op_type).filter(|_| node.doc_string == MARK)
 }
 
-fn marked(
+pub(super) fn marked(
     op_type: &str,
     input: Vec<String>,
     output: Vec<String>,
@@ -126,16 +127,8 @@ impl Resolver<'_> {
                 nodes.push(marked("BelljarConcatFromSequence", input, vec![output], attributes));
             }
             "SequenceLength" => {
-                let (sizes, first) = (self.name(), self.name());
-                self.constant(first.clone(), Vec::new(), vec![0], nodes);
-                nodes.push(operation(
-                    "Shape",
-                    vec![input.swap_remove(1)],
-                    sizes.clone(),
-                    Vec::new(),
-                ));
-                let axis = vec![attribute("axis", 0)];
-                nodes.push(operation("Gather", vec![sizes, first], output, axis));
+                let length = self.length(input.swap_remove(1), nodes);
+                nodes.push(identity(length, output));
             }
             other => return Err(format!("{other} is not implemented")),
         }
@@ -180,49 +173,47 @@ impl Resolver<'_> {
         let mut inputs: Vec<String> = node.input.iter().take(2).cloned().collect();
         let mut taken: Vec<ValueInfoProto> = body.input.iter().take(2).cloned().collect();
         let untyped = |name: String| ValueInfoProto { name, ..ValueInfoProto::default() };
-        let mut packed = vec![false; carried];
+        let mut forms = Vec::with_capacity(carried);
         for at in 0..carried {
             let given = &body.input[at + 2];
             self.forget(&given.name, &mut within);
-            match value(known, &node.input[at + 2]) {
-                Value::Tensor(name) => {
-                    inputs.push(name);
-                    taken.push(given.clone());
-                }
-                sequence if sequence.is_sequence() => {
-                    let (data, shapes) = self.pack(&sequence, nodes)?;
-                    inputs.extend([data, shapes]);
-                    let (data, shapes) = (self.name(), self.name());
-                    taken.extend([untyped(data.clone()), untyped(shapes.clone())]);
-                    within.insert(given.name.clone(), Value::Packed(data, shapes));
-                    packed[at] = true;
-                }
-                _ => return Err("a loop that carries an optional is not implemented".into()),
+            let initial = value(known, &node.input[at + 2]);
+            let form = initial.form().ok_or_else(|| {
+                format!("a loop that carries {} is not implemented", initial.what())
+            })?;
+            inputs.extend(self.tensors_of(&initial, form, nodes)?);
+            if form == Form::Tensor {
+                taken.push(given.clone());
+            } else {
+                let (names, value) = self.new_value(form);
+                taken.extend(names.into_iter().map(untyped));
+                within.insert(given.name.clone(), value);
             }
+            forms.push(form);
         }
         body.input = taken;
         let made = self.graph(&mut body, &mut within, true)?;
         let (mut outputs, mut results) = (Vec::new(), Vec::new());
         for (at, (made, declared)) in made.into_iter().zip(&body.output).enumerate() {
             let name = at.checked_sub(1).map(|at| node.output[at].clone());
-            match (made, at.checked_sub(1).and_then(|at| packed.get(at))) {
-                (made, Some(true)) if made.is_sequence() => {
-                    let (data, shapes) = self.pack(&made, &mut body.node)?;
-                    for from in [data, shapes] {
-                        let to = self.name();
-                        body.node.push(identity(from, to.clone()));
-                        outputs.push(untyped(to));
-                    }
-                    let (data, shapes) = (self.name(), self.name());
-                    results.extend([data.clone(), shapes.clone()]);
-                    known.insert(name.unwrap_or_default(), Value::Packed(data, shapes));
-                }
-                (Value::Tensor(from), Some(false) | None) => {
+            let form = at.checked_sub(1).and_then(|at| forms.get(at)).copied();
+            match (made, form) {
+                (Value::Tensor(from), Some(Form::Tensor) | None) => {
                     if from != declared.name {
                         body.node.push(identity(from, declared.name.clone()));
                     }
                     outputs.push(declared.clone());
                     results.extend(name);
+                }
+                (made, Some(form)) if made.has_form(form) => {
+                    for from in self.tensors_of(&made, form, &mut body.node)? {
+                        let to = self.name();
+                        body.node.push(identity(from, to.clone()));
+                        outputs.push(untyped(to));
+                    }
+                    let (names, value) = self.new_value(form);
+                    results.extend(names);
+                    known.insert(name.unwrap_or_default(), value);
                 }
                 _ => {
                     let name = shown(&declared.name);

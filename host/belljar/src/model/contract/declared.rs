@@ -8,7 +8,7 @@ use belljar_tensor::Tensor;
 
 /// A declaration in readable form: `image: f32 [batch, 3, 224, 224]`.
 pub(in crate::model) fn declaration(value: &ValueInfo) -> String {
-    let dtype = DType::onnx_name(value.elem_type);
+    let dtype = value.type_name();
     let Some(dims) = &value.shape else { return format!("{}: {dtype}", value.name) };
     let dims: Vec<String> = dims.iter().map(ToString::to_string).collect();
     format!("{}: {dtype} [{}]", value.name, dims.join(", "))

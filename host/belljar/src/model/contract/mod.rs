@@ -4,13 +4,15 @@
 mod declared;
 mod dims;
 mod open;
+mod parts;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use belljar_abi::{Description, InputShape, ValueInfo};
+use belljar_abi::{Description, InputShape, Part, ValueInfo};
 
 use super::shapes::ShapeDifference;
 use super::values;
@@ -21,6 +23,8 @@ use belljar_tensor::Tensor;
 
 pub(super) use declared::declaration;
 use declared::{Misfit, misfit, no_type, to_convert};
+pub(super) use parts::NamedPart;
+use parts::may_be_omitted;
 
 /// The sizes of each symbol in the tensors seen so far: more than one only if the policy does not
 /// enforce declared shapes.
@@ -29,8 +33,13 @@ pub(super) type Symbols = HashMap<String, Vec<u64>>;
 /// The declared inputs and outputs of a model.
 #[derive(Clone, Default)]
 pub(super) struct Contract {
-    /// Inputs with a default from an initializer may be omitted.
+    declared_inputs: Vec<ValueInfo>,
+    declared_outputs: Vec<ValueInfo>,
+    /// The tensors that the inputs cross as. Inputs with a default from an initializer may be
+    /// omitted, and those of optionals.
     inputs: Vec<ValueInfo>,
+    /// Which part of its input each of them is.
+    input_parts: Vec<Part>,
     outputs: Vec<ValueInfo>,
     /// Inputs whose value the policy fixes, with their names.
     fixed: Vec<(String, Tensor)>,
@@ -61,7 +70,15 @@ pub(super) struct Unacceptable {
 impl Contract {
     pub(super) fn new(description: &Description) -> Contract {
         let (inputs, outputs) = (description.inputs.clone(), description.outputs.clone());
-        Contract { inputs, outputs, ..Contract::default() }
+        let parts = parts::of_inputs(&inputs);
+        Contract {
+            inputs: parts.iter().map(|one| one.info.clone()).collect(),
+            input_parts: parts.iter().map(|one| one.part).collect(),
+            outputs: parts::of_outputs(&outputs).into_iter().map(|one| one.info).collect(),
+            declared_inputs: inputs,
+            declared_outputs: outputs,
+            ..Contract::default()
+        }
     }
 
     /// The contract with a policy's rules, which must be valid for this model.
@@ -73,8 +90,8 @@ impl Contract {
         // Where declared output shapes are not enforced, the policy's shapes are.
         let strict = policy.declared_shapes == DeclaredShapes::Strict;
         for (table, rules, declared, shape_binds) in [
-            ("inputs", &policy.inputs, &self.inputs, true),
-            ("outputs", &policy.outputs, &self.outputs, strict),
+            ("inputs", &policy.inputs, &self.declared_inputs, true),
+            ("outputs", &policy.outputs, &self.declared_outputs, strict),
         ] {
             for rule in rules {
                 let Some(declared) = declared.iter().find(|value| value.name == rule.name) else {
@@ -87,7 +104,7 @@ impl Contract {
             }
         }
         for rule in &policy.inputs {
-            let declared = self.inputs.iter().find(|value| value.name == rule.name);
+            let declared = self.declared_inputs.iter().find(|value| value.name == rule.name);
             if let (Some(value), Some(declared)) = (rule.value, declared) {
                 let tensor = values::fixed(value, declared);
                 let tensor = tensor.map_err(|why| error("inputs", rule, "value", why))?;
@@ -119,7 +136,10 @@ impl Contract {
 
     /// Checks that all declared inputs without a default are given, that no others are, and that
     /// each fits.
-    pub(super) fn bind<N: AsRef<str>>(&self, inputs: &[(N, Tensor)]) -> Result<Bound, ErrorKind> {
+    pub(super) fn bind<N: AsRef<str>, T: Borrow<Tensor>>(
+        &self,
+        inputs: &[(N, T)],
+    ) -> Result<Bound, ErrorKind> {
         let error = |name: &str, why: String| ErrorKind::Input { name: name.to_owned(), why };
         for (at, (name, _)) in inputs.iter().enumerate() {
             let name = name.as_ref();
@@ -133,9 +153,10 @@ impl Contract {
         let mut symbols = self.known_symbols();
         let mut shapes = Vec::with_capacity(self.inputs.len());
         let mut differences = Vec::new();
-        for declared in &self.inputs {
+        for (declared, part) in self.inputs.iter().zip(&self.input_parts) {
             let name = &declared.name;
             let given = inputs.iter().find(|(given, _)| given.as_ref() == name);
+            let given = given.map(|(given, tensor)| (given, tensor.borrow()));
             if let Some((_, value)) = self.fixed.iter().find(|(fixed, _)| fixed == name) {
                 let differs = self.fits(Side::Input, declared, value, &mut symbols);
                 differences.extend(differs.map_err(|why| error(name, why))?);
@@ -163,7 +184,7 @@ impl Contract {
             {
                 return Err(error(name, why));
             }
-            shapes.push(InputShape { name: name.clone(), dims });
+            shapes.push(InputShape { name: name.clone(), dims: parts::planned(*part, dims) });
         }
         Ok(Bound { shapes, symbols, differences })
     }
@@ -173,11 +194,12 @@ impl Contract {
     pub(super) fn bind_shapes(&self, given: &[InputShape]) -> Result<Vec<InputShape>, ErrorKind> {
         let error = |name: &str, why: String| ErrorKind::Input { name: name.to_owned(), why };
         for shape in given {
-            if !self.inputs.iter().any(|input| input.name == shape.name) {
+            if !self.declared_inputs.iter().any(|input| input.name == shape.name) {
                 let why = format!("the model has no such input; {}", self.wants());
                 return Err(error(&shape.name, why));
             }
         }
+        let given = self.part_shapes(given);
         let mut symbols = self.known_symbols();
         let mut shapes = Vec::with_capacity(self.inputs.len());
         for declared in self.inputs.iter().filter(|input| !self.is_fixed(&input.name)) {
@@ -341,7 +363,7 @@ impl Contract {
 
     fn wants(&self) -> String {
         let (optional, needed) =
-            self.inputs.iter().partition::<Vec<_>, _>(|input| input.has_default);
+            self.declared_inputs.iter().partition::<Vec<_>, _>(|input| may_be_omitted(input));
         let needed: Vec<String> = needed.into_iter().map(declaration).collect();
         let needed = match needed.as_slice() {
             [] => "the model takes none".into(),

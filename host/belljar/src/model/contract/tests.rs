@@ -1,13 +1,19 @@
 //! Tests of the contract with small descriptions, under policies that enforce declared shapes and
 //! that only report differences.
 
-use belljar_abi::Dim;
+use belljar_abi::{Dim, ValueType};
 
 use super::*;
 
 fn value(name: &str, elem_type: u32, dims: &[Dim]) -> ValueInfo {
     let shape = Some(dims.to_vec());
-    ValueInfo { name: name.into(), elem_type, shape, has_default: false }
+    ValueInfo {
+        name: name.into(),
+        elem_type,
+        value_type: ValueType::Tensor,
+        shape,
+        has_default: false,
+    }
 }
 
 fn symbol(name: &str) -> Dim {
@@ -68,7 +74,7 @@ fn an_input_with_a_default_may_be_given_or_left_out() {
 
 #[test]
 fn output_declared_without_a_type_accepts_any_type() {
-    let untyped = ValueInfo { name: "h".into(), elem_type: 0, shape: None, has_default: false };
+    let untyped = ValueInfo { shape: None, ..value("h", 0, &[]) };
     let with_shape = ValueInfo { shape: Some(vec![Dim::Fixed(2)]), ..untyped.clone() };
     for (output, differences) in [(untyped, [0, 0]), (with_shape, [1, 0])] {
         let outputs = vec![output];

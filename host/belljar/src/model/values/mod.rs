@@ -3,7 +3,7 @@
 
 mod disclose;
 
-use belljar_abi::{DType, Dim, ValueInfo};
+use belljar_abi::{DType, Dim, ValueInfo, ValueType};
 
 use belljar_policy::{Scalar, Sizes, ValueRule};
 use belljar_tensor::{Coded, Data, Tensor, bf16, f16};
@@ -119,7 +119,15 @@ pub(super) fn validate_rule(
     declared: &ValueInfo,
     shape_binds: bool,
 ) -> Result<(), (&'static str, String)> {
-    let Some(dtype) = declared.dtype() else {
+    let dtype = match declared.value_type {
+        ValueType::Tensor | ValueType::Other => declared.dtype(),
+        ValueType::Sequence(dtype)
+        | ValueType::Map(_, dtype)
+        | ValueType::SequenceOfMaps(_, dtype)
+        | ValueType::OptionalTensor(dtype)
+        | ValueType::OptionalSequence(dtype) => Some(dtype),
+    };
+    let Some(dtype) = dtype else {
         return Err(("", "the model declares no element type that Belljar supports".into()));
     };
     if let Some(wanted) = rule.dtype.filter(|wanted| *wanted != dtype) {
@@ -133,6 +141,23 @@ pub(super) fn validate_rule(
         if rule.len() != dims.len() || !rule.iter().zip(dims).all(fits) {
             let dims: Vec<String> = dims.iter().map(ToString::to_string).collect();
             return Err(("shape", format!("the model declares the shape [{}]", dims.join(", "))));
+        }
+    }
+    if declared.value_type != ValueType::Tensor {
+        for (key, there) in [
+            ("shape", rule.shape.is_some()),
+            ("value", rule.value.is_some()),
+            ("max-norm", rule.max_norm.is_some()),
+            ("top-k", rule.top_k.is_some()),
+        ] {
+            if there {
+                let declared = declared.value_type;
+                let why = format!(
+                    "this key applies to tensors, and the model declares {declared}; dtype, min, \
+                     max, finite, allowed and decimals apply to each element"
+                );
+                return Err((key, why));
+            }
         }
     }
     let numeric = !matches!(dtype, DType::Bool | DType::String);

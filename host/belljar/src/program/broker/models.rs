@@ -223,7 +223,7 @@ fn outputs(
     inputs: &[(String, Tensor)],
     buffer: &SharedBuffer,
 ) -> Result<Option<u64>, Error> {
-    let outputs = model.run(inputs)?.validate()?.into_tensors();
+    let outputs = model.run_for_tensors(inputs)?;
     let wires: Vec<_> = outputs.iter().map(|(_, tensor)| tensor.to_wire()).collect();
     let views = outputs.iter().zip(&wires).map(|((name, tensor), wire)| tensor.view(name, wire));
     let message = encode_tensors(&views.collect::<Vec<_>>());
