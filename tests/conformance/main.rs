@@ -13,10 +13,10 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use belljar::tensor::{Coded, DType, bf16};
-use belljar::{ErrorKind, Host, Isolation, ModelBytes, Outputs, Policy, Tensor};
-use serde_json::{Value, json};
+use belljar::{ErrorKind, Host, Isolation, ModelBytes, Outputs, Policy, Tensor, Value};
+use serde_json::{Value as Json, json};
 use support::compare::{beyond, difference};
-use support::inspected::contradiction;
+use support::inspected::contradiction_of_values;
 use support::{builder, fitting, repository};
 
 /// How a case ends.
@@ -35,7 +35,7 @@ fn cases_folder() -> PathBuf {
 }
 
 /// A tensor of a case, or why it cannot be read.
-fn tensor(folder: &Path, entry: &Value) -> Result<Tensor, String> {
+fn tensor(folder: &Path, entry: &Json) -> Result<Tensor, String> {
     if let Some(strings) = entry["strings"].as_array() {
         let strings: Vec<String> =
             strings.iter().map(|string| string.as_str().unwrap().to_owned()).collect();
@@ -58,6 +58,20 @@ fn tensor(folder: &Path, entry: &Value) -> Result<Tensor, String> {
     }
 }
 
+/// A value of a case.
+fn value(folder: &Path, entry: &Json) -> Result<Value, String> {
+    if entry["absent"] == true {
+        return Ok(Value::Absent);
+    }
+    match entry["sequence"].as_array() {
+        Some(each) => {
+            let tensors = each.iter().map(|entry| tensor(folder, entry));
+            Ok(Value::Sequence(tensors.collect::<Result<_, _>>()?))
+        }
+        None => tensor(folder, entry).map(Value::Tensor),
+    }
+}
+
 /// A tensor of a small element type, from its codes.
 fn of_codes(name: &str, stored: &Tensor) -> Tensor {
     if let Some(codes) = stored.as_slice::<u16>() {
@@ -72,35 +86,46 @@ fn of_codes(name: &str, stored: &Tensor) -> Tensor {
 
 /// The inputs of a case, and what they must give.
 struct Set {
-    inputs: Vec<(String, Tensor)>,
+    inputs: Vec<(String, Value)>,
     /// The expected outputs, or why they cannot be read.
-    outputs: Result<Vec<(String, Tensor)>, String>,
+    outputs: Result<Vec<(String, Value)>, String>,
 }
 
 /// Reads a set of inputs and outputs. `Err` says why an input is not supported.
-fn set(folder: &Path, set: &Value) -> Result<Set, String> {
-    let tensors = |key: &str| -> Result<Vec<(String, Tensor)>, String> {
+fn set(folder: &Path, set: &Json) -> Result<Set, String> {
+    let values = |key: &str| -> Result<Vec<(String, Value)>, String> {
         let each = set[key].as_array().unwrap().iter();
-        each.map(|entry| Ok((entry["name"].as_str().unwrap().to_owned(), tensor(folder, entry)?)))
+        each.map(|entry| Ok((entry["name"].as_str().unwrap().to_owned(), value(folder, entry)?)))
             .collect()
     };
-    Ok(Set { inputs: tensors("inputs")?, outputs: tensors("outputs") })
+    Ok(Set { inputs: values("inputs")?, outputs: values("outputs") })
 }
 
 /// How the outputs differ from what a case expects.
 fn wrong(
     outputs: &Outputs,
-    expected: &[(String, Tensor)],
-    case: &Value,
-    set: &Value,
+    expected: &[(String, Value)],
+    case: &Json,
+    set: &Json,
 ) -> Option<String> {
     let (rtol, atol) = (case["rtol"].as_f64().unwrap(), case["atol"].as_f64().unwrap());
     for ((name, expected), entry) in expected.iter().zip(set["outputs"].as_array().unwrap()) {
-        let Some(found) = outputs.get(name) else { return Some(format!("no {name}")) };
+        let Some(found) = outputs.value(name) else { return Some(format!("no {name}")) };
         // An output may have its own absolute tolerance, which is then the only one.
-        let why = match entry["atol"].as_f64() {
+        let compare = |found: &Tensor, expected: &Tensor| match entry["atol"].as_f64() {
             Some(atol) => beyond(found, expected, 0.0, atol),
             None => difference(found, expected, rtol, atol),
+        };
+        let why = match (&*found, expected) {
+            (Value::Tensor(found), Value::Tensor(expected)) => compare(found, expected),
+            (Value::Sequence(found), Value::Sequence(expected)) => {
+                let (a, b) = (found.len(), expected.len());
+                let length = (a != b).then(|| format!("{a} elements for {b}"));
+                let each = found.iter().zip(expected);
+                length.or_else(|| each.into_iter().find_map(|(a, b)| compare(a, b)))
+            }
+            (Value::Absent, Value::Absent) => None,
+            (found, expected) => Some(format!("{} for {}", found.what(), expected.what())),
         };
         if let Some(why) = why {
             return Some(format!("{name}: {why}"));
@@ -109,7 +134,7 @@ fn wrong(
     None
 }
 
-fn run(host: &Host, policy: &Policy, folder: &Path, case: &Value) -> End {
+fn run(host: &Host, policy: &Policy, folder: &Path, case: &Json) -> End {
     let content = std::fs::read(folder.join("model.onnx")).unwrap();
     let bytes = ModelBytes::read(&content[..], u64::MAX).unwrap().labelled("case");
     let model = match host.load(bytes, &fitting(host, policy)) {
@@ -122,9 +147,9 @@ fn run(host: &Host, policy: &Policy, folder: &Path, case: &Value) -> End {
             Ok(set) => set,
             Err(why) => return end("refused", format!("the input is not supported: {why}")),
         };
-        let ended = model.run(&inputs).and_then(|outputs| outputs.validate());
+        let ended = model.run_values(&inputs).and_then(|outputs| outputs.validate());
         let how = ended.as_ref().map(|_| ());
-        if let Some(why) = contradiction(host, policy, &content, &inputs, how) {
+        if let Some(why) = contradiction_of_values(host, policy, &content, &inputs, how) {
             return end("contradiction", why);
         }
         let outputs = match ended {
@@ -175,16 +200,16 @@ fn policy() -> Policy {
 
 /// Runs all cases and returns how each ended, by kind and name.
 fn run_all(
-    run: impl Fn(&Host, &Policy, &Path, &Value) -> End + Sync,
-) -> BTreeMap<String, (End, Value)> {
+    run: impl Fn(&Host, &Policy, &Path, &Json) -> End + Sync,
+) -> BTreeMap<String, (End, Json)> {
     let folder = cases_folder();
     let text = std::fs::read_to_string(folder.join("cases.json")).unwrap_or_else(|err| {
         panic!("{}: {err}; run `cargo xtask conformance`", folder.join("cases.json").display())
     });
-    let listed: Value = serde_json::from_str(&text).unwrap();
+    let listed: Json = serde_json::from_str(&text).unwrap();
     let cases = listed["cases"].as_array().unwrap();
     let only = std::env::var("BELLJAR_CONFORMANCE_ONLY").unwrap_or_default();
-    let wanted = |case: &&Value| case["name"].as_str().unwrap().contains(&only);
+    let wanted = |case: &&Json| case["name"].as_str().unwrap().contains(&only);
     let queue = Mutex::new(cases.iter().filter(wanted));
     let ends = Mutex::new(BTreeMap::new());
     let threads = std::thread::available_parallelism().map_or(2, |count| count.get().min(8));
@@ -210,7 +235,7 @@ fn run_all(
 fn every_case_has_its_expected_class() {
     let ends = run_all(run);
     if let Some(path) = std::env::var_os("BELLJAR_CONFORMANCE_RESULTS") {
-        let results: Vec<Value> = ends
+        let results: Vec<Json> = ends
             .iter()
             .map(|(name, (end, case))| {
                 json!({

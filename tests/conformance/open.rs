@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use belljar::{Host, InputShape, ModelBytes, Policy};
+use belljar::{Host, InputShape, ModelBytes, Policy, Tensor};
 use serde_json::Value;
 
 use super::random::{fault, is_random};
@@ -42,6 +42,12 @@ fn run(from_one: u64, host: &Host, policy: &Policy, folder: &Path, case: &Value)
     let content = without_shapes(&std::fs::read(folder.join("model.onnx")).unwrap());
     for listed in case["sets"].as_array().unwrap() {
         let Ok(Set { inputs, outputs: Ok(expected) }) = set(folder, listed) else {
+            return end("unsupported", "");
+        };
+        // The gate plans sequences and optionals for any length, or for the one that they have.
+        let tensors =
+            inputs.iter().map(|(name, value)| Some((name.clone(), value.as_tensor()?.clone())));
+        let Some(inputs) = tensors.collect::<Option<Vec<(String, Tensor)>>>() else {
             return end("unsupported", "");
         };
         let bytes = ModelBytes::read(&content[..], u64::MAX).unwrap().labelled("case");

@@ -1,7 +1,8 @@
 //! Compares what `inspect` reports about a model with the outcome of a run: they must never
 //! contradict each other.
+#![allow(dead_code)] // Each test binary uses a part.
 
-use belljar::{Error, ErrorKind, Examined, Host, InputShape, ModelBytes, Policy, Tensor};
+use belljar::{Error, ErrorKind, Examined, Host, InputShape, ModelBytes, Policy, Tensor, Value};
 
 use super::fitting;
 
@@ -12,6 +13,44 @@ pub(crate) fn contradiction<N: AsRef<str>>(
     policy: &Policy,
     bytes: &[u8],
     inputs: &[(N, Tensor)],
+    ended: Result<(), &Error>,
+) -> Option<String> {
+    let shape = |(name, tensor): &(N, Tensor)| shape(name.as_ref(), tensor);
+    contradiction_for(host, policy, bytes, inputs.iter().map(shape).collect(), ended)
+}
+
+fn shape(name: &str, tensor: &Tensor) -> InputShape {
+    let dims = tensor.shape().iter().map(|dim| *dim as u64).collect();
+    InputShape { name: name.to_owned(), dims }
+}
+
+/// The same for inputs that may also be sequences, maps and optionals. The shape of a sequence is that
+/// of its tensor with the most dimensions.
+pub(crate) fn contradiction_of_values(
+    host: &Host,
+    policy: &Policy,
+    bytes: &[u8],
+    inputs: &[(String, Value)],
+    ended: Result<(), &Error>,
+) -> Option<String> {
+    let shape = |(name, value): &(String, Value)| match value {
+        Value::Tensor(tensor) => Some(shape(name, tensor)),
+        Value::Absent => None,
+        Value::Sequence(tensors) => {
+            let widest = tensors.iter().max_by_key(|tensor| tensor.shape().len());
+            let none = InputShape { name: name.clone(), dims: Vec::new() };
+            Some(widest.map_or(none, |tensor| shape(name, tensor)))
+        }
+        _ => Some(InputShape { name: name.clone(), dims: Vec::new() }),
+    };
+    contradiction_for(host, policy, bytes, inputs.iter().filter_map(shape).collect(), ended)
+}
+
+fn contradiction_for(
+    host: &Host,
+    policy: &Policy,
+    bytes: &[u8],
+    shapes: Vec<InputShape>,
     ended: Result<(), &Error>,
 ) -> Option<String> {
     // `inspect` does not predict time and memory.
@@ -26,13 +65,6 @@ pub(crate) fn contradiction<N: AsRef<str>>(
         (Err(_), Err(_)) => return None,
         (Err(error), Ok(())) => return Some(format!("not loaded, but answered: {error}")),
     };
-    let shapes: Vec<InputShape> = inputs
-        .iter()
-        .map(|(name, tensor)| InputShape {
-            name: name.as_ref().to_owned(),
-            dims: tensor.shape().iter().map(|dim| *dim as u64).collect(),
-        })
-        .collect();
     match (model.examine_for(&shapes), ended) {
         // A limit may be hit by one of the two alone.
         (Ok(Examined::Refused { error, .. }), _) if matches!(error.kind(), ErrorKind::Limit(_)) => {

@@ -228,7 +228,7 @@ fn table(results: &[Value]) -> String {
          with the case's own tolerances. The last column is {} on the same cases.\n\n\
          *Random* is an answer of random numbers with the right shapes, element types and \
          distribution; the numbers of the case are those of another generator. *Refused* is a clear \
-         error instead of an answer (exit code 4). Cases whose inputs are not tensors are refused too. *Wrong*, *crash* and *limit* are zero, and \
+         error instead of an answer (exit code 4). *Wrong*, *crash* and *limit* are zero, and \
          `tests/conformance/main.rs` checks the outcome of every case (`classes.txt`).\n\n{}.\n\n## By kind\n\n{HEAD}",
         REQUIREMENTS[0].replace("==", " "),
         REQUIREMENTS[1].replace("==", " "),
