@@ -251,7 +251,10 @@ fn unknown_or_invalid_sequences_are_refused() {
     // Nodes out of order are sorted.
     run(&listed(vec![at("s", "zero"), made.clone()], FLOAT), &three(0)).unwrap();
     says(vec![made.clone(), node("Neg", &["s"], &["y"], &[])], "reads a sequence");
-    says(vec![made.clone(), node("Identity", &["s"], &["y"], &[])], "is not a tensor");
+    says(
+        vec![made.clone(), node("Identity", &["s"], &["y"], &[])],
+        "is a sequence, but the model does not declare it",
+    );
     says(vec![node("SequenceConstruct", &["x", "s"], &["s"], &[]), at("s", "last")], "");
     let erased =
         vec![made.clone(), node("SequenceErase", &["s", "at"], &["t"], &[]), at("t", "zero")];
