@@ -2,14 +2,14 @@
 //! judged by its shapes, its types and its distribution over many seeds instead.
 
 use belljar::tensor::Data;
-use belljar::{Model, Outputs, Tensor};
-use serde_json::Value;
+use belljar::{Model, Outputs, Tensor, Value};
+use serde_json::Value as Json;
 
 /// The seeds of the runs. In a case whose node has a seed of its own, all runs are the same.
 const SEEDS: u32 = 100;
 
 /// Whether the outputs of a case are random.
-pub(crate) fn is_random(case: &Value) -> bool {
+pub(crate) fn is_random(case: &Json) -> bool {
     let name = case["name"].as_str().unwrap();
     let has = |wanted: &str| case["operators"].as_array().unwrap().iter().any(|op| op == wanted);
     let random = ["Bernoulli", "RandomUniformLike", "RandomNormalLike", "Multinomial"];
@@ -19,14 +19,14 @@ pub(crate) fn is_random(case: &Value) -> bool {
 /// Why the outputs are not random numbers of the case's distribution.
 pub(crate) fn fault(
     model: &Model,
-    inputs: &[(String, Tensor)],
-    expected: &[(String, Tensor)],
-    case: &Value,
+    inputs: &[(String, Value)],
+    expected: &[(String, Value)],
+    case: &Json,
 ) -> Option<String> {
     let name = case["name"].as_str().unwrap();
     let mut runs = Vec::new();
     for seed in 0..SEEDS {
-        let run = model.bind(inputs).and_then(|bound| bound.seed(seed).run()?.validate());
+        let run = model.bind_values(inputs).and_then(|bound| bound.seed(seed).run()?.validate());
         match run {
             Ok(outputs) => runs.push(outputs),
             Err(err) => return Some(format!("seed {seed}: {err}")),
@@ -35,15 +35,21 @@ pub(crate) fn fault(
     for outputs in &runs {
         for (name, expected) in expected {
             let Some(found) = outputs.get(name) else { return Some(format!("no {name}")) };
+            let Value::Tensor(expected) = expected else { return Some("no tensor".into()) };
             if (found.shape(), found.dtype()) != (expected.shape(), expected.dtype()) {
                 return Some(format!("{name} is {} {:?}", found.dtype(), found.shape()));
             }
         }
     }
-    let input = |wanted: &str| inputs.iter().find(|(name, _)| name == wanted);
-    let Some((_, data)) = input("x") else { return Some("the case has no input x".into()) };
+    let input = |wanted: &str| {
+        inputs.iter().find_map(|(name, value)| match value {
+            Value::Tensor(tensor) if name == wanted => Some(tensor),
+            _ => None,
+        })
+    };
+    let Some(data) = input("x") else { return Some("the case has no input x".into()) };
     let data = numbers(data);
-    let ratio = input("r").map_or(0.5, |(_, ratio)| numbers(ratio)[0]);
+    let ratio = input("r").map_or(0.5, |ratio| numbers(ratio)[0]);
     let own_seed = name.contains("seed") || name.contains("dropout");
     if own_seed && runs.iter().any(|run| values(run) != values(&runs[0])) {
         return Some("runs differ although the node has a seed of its own".into());

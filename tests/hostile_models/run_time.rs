@@ -5,7 +5,7 @@ use belljar::Tensor;
 
 use crate::support::onnx::{
     FLOAT, Graph, INT64, Message, fixed, float_attribute, int_attribute, node, string_attribute,
-    value, value_of_any_shape,
+    tensor_f32, tensor_i64, value, value_of_any_shape,
 };
 use crate::{HOST, ones, policy};
 
@@ -326,4 +326,32 @@ fn own_operators_follow_the_specification() {
     let det = |x: &[f32]| answers("Det", 22, x, &[2, 2], &[], &[], &[]).unwrap();
     assert_eq!((det(&[1.0, 2.0, 2.0, 4.0]), det(&[0.0, 1.0, 1.0, 0.0])), (vec![0.0], vec![-1.0]));
     assert!(answers("Det", 22, &[1.0; 6], &[2, 3], &[], &[], &[]).is_err());
+}
+
+#[test]
+fn sizes_of_tensors_without_elements_add_up_when_they_are_known_in_runs_only() {
+    // The size of the slice follows from its steps; the constant keeps it from being simplified.
+    let graph = Graph {
+        nodes: vec![
+            node("Slice", &["x", "start", "end", "axes", "steps"], &["part"], &[]),
+            node("Min", &["part", "most"], &["least"], &[]),
+            node("Concat", &["least", "b"], &["y"], &[int_attribute("axis", 2)]),
+        ],
+        initializers: vec![
+            tensor_i64("start", &[1], &[0]),
+            tensor_i64("end", &[1], &[0]),
+            tensor_i64("axes", &[1], &[1]),
+            tensor_f32("most", &[5], &[1.0; 5]),
+        ],
+        inputs: vec![
+            value("x", FLOAT, &fixed(&[2, 3, 5])),
+            value("steps", INT64, &fixed(&[1])),
+            value("b", FLOAT, &fixed(&[2, 0, 3])),
+        ],
+        outputs: vec![value_of_any_shape("y", FLOAT)],
+    };
+    let steps = Tensor::new(vec![1i64], &[1]).unwrap();
+    let inputs = [("x", ones(&[2, 3, 5])), ("steps", steps), ("b", ones(&[2, 0, 3]))];
+    let outputs = crate::run(&graph.bytes(), &inputs).unwrap();
+    assert_eq!(outputs[0].1.shape(), [2, 0, 8]);
 }

@@ -28,10 +28,13 @@ fn concat(
     }
     let inputs = check_equal_sizes(pairs, prefix, model, inputs)?;
     // tract drops inputs without elements, whatever their size along the axis.
-    let mut others = shapes[0].iter().enumerate().filter(|(at, _)| *at != axis);
-    if let Some((at, _)) = others.find(|(_, dim)| dim.as_i64() == Some(0)) {
+    let is_empty = |dim: usize| shapes.iter().any(|shape| shape[dim].as_i64() == Some(0));
+    if let Some(at) = (0..shapes[0].len()).find(|dim| *dim != axis && is_empty(*dim)) {
         let length = shapes.iter().fold(0.to_dim(), |sum, shape| sum + &shape[axis]);
-        let mut dims = shapes[0].clone();
+        // The other dimensions are those of any input whose sizes are known.
+        let of = |dim: usize| shapes.iter().find(|shape| shape[dim].as_i64().is_some());
+        let each = (0..shapes[0].len()).map(|dim| of(dim).unwrap_or(&shapes[0])[dim].clone());
+        let mut dims: TVec<TDim> = each.collect();
         dims[axis] = length;
         let known = dims.iter().map(|dim| dim.to_usize().ok()).collect::<Option<TVec<usize>>>();
         let known =
@@ -67,6 +70,18 @@ mod tests {
         three(|shape| tensor1(&[] as &[String]).into_shape(shape).unwrap());
         let unequal = case("Concat").int("axis", 1).input(tensor::<f32>(&[0, 2], &[]));
         unequal.input(counting(&[1, 2])).fails("");
+    }
+
+    #[test]
+    fn concat_adds_up_sizes_along_an_axis_without_elements() {
+        for axis in [1, 2] {
+            let sizes = if axis == 1 { [2, 3, 0] } else { [2, 0, 3] };
+            let case = case("Concat").int("axis", axis).input(tensor::<f32>(&sizes, &[]));
+            let case = case.input(tensor::<f32>(&sizes, &[])).first_at_run_time();
+            let mut expected = sizes;
+            expected[axis as usize] *= 2;
+            case.gives(tensor::<f32>(&expected, &[]));
+        }
     }
 
     #[test]

@@ -93,7 +93,11 @@ impl Expansion for Gather {
         inputs: &'p [TensorProxy],
         outputs: &'p [TensorProxy],
     ) -> InferenceResult {
-        InferenceRulesOp::rules(&self.0, s, inputs, outputs)
+        s.given(&inputs[1].rank, move |s, rank| {
+            // tract would count down from this number of dimensions.
+            ensure!(rank > 0, "the indices are a scalar, but need a dimension");
+            InferenceRulesOp::rules(&self.0, s, inputs, outputs)
+        })
     }
 
     fn wire(
@@ -245,6 +249,12 @@ mod tests {
             case("Gather").input(row(&[1f32, 2.0])).input(scalar(index)).fails(&text);
             case("GatherND").input(row(&[1f32, 2.0])).input(row(&[index])).fails(&text);
         }
+    }
+
+    #[test]
+    fn gather_nd_refuses_scalar_indices() {
+        let case = case("GatherND").input(counting(&[5, 5, 1])).input(scalar(1i64));
+        case.fails("scalar");
     }
 
     #[test]
