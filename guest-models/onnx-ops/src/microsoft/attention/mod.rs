@@ -6,6 +6,7 @@ mod core;
 mod fused;
 mod gated_delta_net;
 mod group_query;
+mod grouped;
 mod linear;
 mod masked;
 mod multi_head;

@@ -12,6 +12,7 @@ use super::{
 use crate::framework::facts::{optional, required};
 use crate::framework::tensors::{Bits, ints, shapes};
 use crate::microsoft::attention::core::{Heads, Singles, cap, from_singles, softmax, zeros};
+use crate::microsoft::attention::grouped::{Groups, Place};
 use crate::microsoft::attention::rotation::Rotation;
 
 /// What happens to queries and keys before the attention.
@@ -37,21 +38,6 @@ impl Preparation<'_> {
     }
 }
 
-/// Where heads are in an input: after so many elements, in rows of so many.
-#[derive(Clone, Copy)]
-struct Place<'a> {
-    values: &'a [f32],
-    offset: usize,
-    row: usize,
-}
-
-impl<'a> Place<'a> {
-    /// A head of a token.
-    fn head(&self, token: usize, head: usize, width: usize) -> &'a [f32] {
-        &self.values[token * self.row + self.offset + head * width..][..width]
-    }
-}
-
 impl GroupQuery {
     pub(super) fn attend(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
         let s = self.sizes(&shapes(inputs))?;
@@ -61,24 +47,9 @@ impl GroupQuery {
         let given = |at| Singles::given(inputs, at);
         let (query, key, value) = (Singles::of(required(inputs, 0)?)?, given(1)?, given(2)?);
         let get = Singles::get;
-        let place = |values, first: usize, heads: usize| Place {
-            values,
-            offset: first * s.width,
-            row: heads * s.width,
-        };
-        let (heads, kv_heads) = (self.heads, self.kv_heads);
-        let [query, key, value] = match (&key, &value) {
-            (Some(key), Some(value)) => [
-                place(query.get()?, 0, heads),
-                place(key.get()?, 0, kv_heads),
-                place(value.get()?, 0, kv_heads),
-            ],
-            _ => {
-                let parts = [0, heads, heads + kv_heads];
-                let packed = query.get()?;
-                parts.map(|first| place(packed, first, heads + 2 * kv_heads))
-            }
-        };
+        let [key, value] = [&key, &value].map(|input| input.as_ref().map(get).transpose());
+        let [query, key, value] = self.groups.places(query.get()?, key?, value?, s.width);
+        let Groups { heads, kv_heads } = self.groups;
         let tables = [given(COS)?, given(SIN)?];
         let norms = [given(QUERY_NORM)?, given(KEY_NORM)?];
         let rotation = match (&tables, s.tables) {

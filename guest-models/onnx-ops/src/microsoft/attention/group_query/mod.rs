@@ -15,6 +15,7 @@ use crate::framework::facts::{InputFact, OutputFact, known_shapes, optional, req
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{Bits, dims};
+use crate::microsoft::attention::grouped::Groups;
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("GroupQueryAttention", |_, node| built(group_query(node)?, node)).of(MICROSOFT)];
@@ -37,9 +38,7 @@ const QUERY_LENGTHS: usize = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct GroupQuery {
-    heads: usize,
-    /// Heads of keys and values. Each serves the same number of query heads.
-    kv_heads: usize,
+    groups: Groups,
     scale: Bits,
     softcap: Bits,
     causal: bool,
@@ -65,15 +64,7 @@ enum Shown {
 fn group_query(node: &NodeProto) -> TractResult<GroupQuery> {
     let int =
         |name, default| Ok::<_, TractError>(node.get_attr_opt::<i64>(name)?.unwrap_or(default));
-    let heads = |name| match usize::try_from(node.get_attr_opt::<i64>(name)?.unwrap_or(0)) {
-        Ok(heads) if heads > 0 => Ok(heads),
-        _ => bail!("{name} is {}, but there must be at least one head", int(name, 0)?),
-    };
-    let (heads, kv_heads) = (heads("num_heads")?, heads("kv_num_heads")?);
-    ensure!(
-        heads % kv_heads == 0,
-        "num_heads is {heads}, which is not a multiple of kv_num_heads ({kv_heads})"
-    );
+    let groups = Groups::of(node)?;
     for name in ["k_quant_type", "v_quant_type"] {
         let kind = node.get_attr_opt::<&str>(name)?.unwrap_or("NONE");
         ensure!(
@@ -121,8 +112,7 @@ fn group_query(node: &NodeProto) -> TractResult<GroupQuery> {
         );
     }
     Ok(GroupQuery {
-        heads,
-        kv_heads,
+        groups,
         scale: Bits::of(node, "scale", 0.0)?,
         softcap: Bits::of(node, "softcap", 0.0)?,
         causal,
@@ -162,7 +152,7 @@ impl Operator for GroupQuery {
         }
         let all = query.shape[2].as_i64().and_then(|all| usize::try_from(all).ok());
         let packed = optional(inputs, 1).is_none();
-        let parts = if packed { self.heads + 2 * self.kv_heads } else { self.heads };
+        let parts = if packed { self.groups.packed() } else { self.groups.heads };
         let width = all.map(|all| all / parts);
         let total = total_length(inputs)?;
         let (batch, tokens) = (query.shape[0].clone(), query.shape[1].clone());
@@ -175,16 +165,16 @@ impl Operator for GroupQuery {
         let total = total.or_else(|| present.clone());
         let cache = tvec!(
             Some(batch.clone()),
-            Some(self.kv_heads.to_dim()),
+            Some(self.groups.kv_heads.to_dim()),
             present,
             width.map(|width| width.to_dim())
         );
         let output = tvec!(
             Some(batch.clone()),
             Some(tokens.clone()),
-            width.map(|width| (self.heads * width).to_dim())
+            width.map(|width| (self.groups.heads * width).to_dim())
         );
-        let shown = tvec!(Some(batch), Some(self.heads.to_dim()), Some(tokens), total);
+        let shown = tvec!(Some(batch), Some(self.groups.heads.to_dim()), Some(tokens), total);
         Ok(tvec!((dtype, output), (dtype, cache.clone()), (dtype, cache), (dtype, shown)))
     }
 

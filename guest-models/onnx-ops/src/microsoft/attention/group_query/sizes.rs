@@ -32,35 +32,9 @@ impl GroupQuery {
         let [batch, tokens, all] = **query else {
             bail!("query has the shape {query:?}, expected three dimensions")
         };
-        let parts = self.heads + 2 * self.kv_heads;
-        let (new, width) = match (optional(shapes, 1), optional(shapes, 2)) {
-            (None, None) => {
-                ensure!(
-                    all % parts == 0 && all > 0,
-                    "query has {all} channels of queries, keys and values, which are not a \
-                     multiple of its {parts} heads"
-                );
-                (tokens, all / parts)
-            }
-            (Some(key), Some(value)) => {
-                let heads = self.heads;
-                ensure!(
-                    all % heads == 0 && all > 0,
-                    "query has {all} channels, which are not a multiple of its {heads} heads"
-                );
-                let width = all / heads;
-                let wanted = [batch, self.kv_heads * width];
-                let fits = |shape: &[usize]| matches!(*shape, [a, _, b] if [a, b] == wanted);
-                ensure!(
-                    fits(key) && key == value,
-                    "key and value have the shapes {key:?} and {value:?}, expected a batch of \
-                     {batch}, and {} channels",
-                    wanted[1]
-                );
-                (key[1], width)
-            }
-            _ => bail!("key and value must be given together, or both be parts of query"),
-        };
+        let parts = self.groups.packed();
+        let (key, value) = (optional(shapes, 1), optional(shapes, 2));
+        let [new, width] = self.groups.sizes([batch, tokens, all], key, value)?;
         let past = self.past(shapes, batch, width)?;
         ensure!(
             new == tokens || new == 0 && past.is_some(),
@@ -93,7 +67,7 @@ impl GroupQuery {
         }
         let bias = optional(shapes, BIAS).map(|bias| self.bias(bias, batch, tokens)).transpose()?;
         if let Some(sink) = optional(shapes, SINK) {
-            let heads = self.heads;
+            let heads = self.groups.heads;
             ensure!(**sink == [heads], "head_sink has the shape {sink:?}, expected [{heads}]");
         }
         for (name, at) in [("k_scale", KEY_SCALE), ("v_scale", VALUE_SCALE)] {
@@ -127,7 +101,7 @@ impl GroupQuery {
             (Some(key), Some(value)) => (key, value),
             _ => bail!("past_key and past_value must be given together"),
         };
-        let heads = self.kv_heads;
+        let heads = self.groups.kv_heads;
         let fits = matches!(**key, [a, b, _, c] if [a, b, c] == [batch, heads, width]);
         ensure!(
             fits && key == value,
@@ -158,7 +132,7 @@ impl GroupQuery {
     }
 
     fn bias(&self, bias: &[usize], batch: usize, tokens: usize) -> TractResult<[usize; 4]> {
-        let heads = self.heads;
+        let heads = self.groups.heads;
         match *bias {
             [a, b, c, d] if [1, batch].contains(&a) && [1, heads].contains(&b) && c == tokens => {
                 Ok([a, b, c, d])
