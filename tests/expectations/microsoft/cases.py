@@ -42,6 +42,8 @@ class Case:
         self.tolerance = tolerance
         # Outputs that onnxruntime wants to write over an input: {output: input}.
         self.in_place = in_place or {}
+        # Inputs whose numbers follow from a seed: {input: seed}.
+        self.seeds = {}
         self.operator = None
         self.expected = None
 

@@ -36,7 +36,6 @@ const NOT_WRITTEN: &[&str] = &[
     "MoEGroupRouter",
     "NGramHashMapping",
     "ScaledSiLU",
-    "SparseAttention",
     "VarlenCausalConvWithState",
     "VarlenNGramHashMapping",
 ];

@@ -56,6 +56,14 @@ fn check_case(text: &str) {
                 left_out.push(left_out.len() + outputs.len());
                 case
             }
+            ["out", "int8", shape, ref values @ ..] => {
+                outputs.push(tensor(&sizes(shape), &parsed::<i8>(values)));
+                case
+            }
+            ["out", "uint8", shape, ref values @ ..] => {
+                outputs.push(tensor(&sizes(shape), &parsed::<u8>(values)));
+                case
+            }
             ["out", shape, ref values @ ..] => {
                 outputs.push(tensor(&sizes(shape), &parsed::<f32>(values)));
                 case

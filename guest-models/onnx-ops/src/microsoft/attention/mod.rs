@@ -12,6 +12,7 @@ mod masked;
 mod multi_head;
 mod rotary_embedding;
 mod rotation;
+mod sparse;
 mod wired;
 
 use crate::framework::registration::Registration;
@@ -24,4 +25,5 @@ pub(crate) const OPERATORS: &[&[Registration]] = &[
     linear::OPERATORS,
     multi_head::OPERATORS,
     rotary_embedding::OPERATORS,
+    sparse::OPERATORS,
 ];
