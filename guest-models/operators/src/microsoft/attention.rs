@@ -3,7 +3,7 @@
 use super::microsoft;
 use crate::entry::Values::{AnyFloat, AnyInts, Float, Int, Text};
 use crate::entry::{Attribute, Input, Operator, Output, any, attr, flag, must, only, t, u};
-use crate::types::{F32, I32, I64, SINGLES};
+use crate::types::{BYTES, F32, I32, I64, SINGLES};
 
 const MAX_HEADS: i64 = 1 << 16;
 const HEADS: Attribute = must("num_heads", Int(1, MAX_HEADS));
@@ -14,6 +14,8 @@ const RULES: &[&str] = &["linear", "gated", "delta", "gated_delta"];
 
 const LIKE: Output = Output::Like('T');
 const X: Input = t(SINGLES);
+/// A cache, which may be quantized.
+const CACHE: Input = Input { types: SINGLES.or(BYTES), letter: 'C' };
 const COUNT: Input = any(I32);
 
 #[rustfmt::skip]
@@ -24,8 +26,8 @@ pub(crate) const OPERATORS: &[Operator] = &[
     microsoft("MRotaryEmbedding", &[X, any(I64), X, X])
         .with(&[attr("num_heads", Int(0, MAX_HEADS)), attr("rotary_embedding_dim", Int(0, MAX_HEADS)),
             flag("interleaved"), flag("is_packed_batching"), SCALE, must("mrope_section", AnyInts), flag("mrope_layout")]),
-    microsoft("GroupQueryAttention", &[X, X, X, X, X, COUNT, COUNT, X, X, any(I64), X, X, any(F32), any(F32), X, X, COUNT])
-        .optional(16).to(&[LIKE, LIKE, LIKE, LIKE]).fewest(1)
+    microsoft("GroupQueryAttention", &[X, X, X, CACHE, CACHE, COUNT, COUNT, X, X, any(I64), X, X, any(F32), any(F32), X, X, COUNT])
+        .optional(16).to(&[LIKE, Output::Either('C', 'T'), Output::Either('C', 'T'), LIKE]).fewest(1)
         .with(&[HEADS, KV_HEADS, SCALE, attr("softcap", Float), flag("causal"), flag("do_rotary"),
             flag("rotary_interleaved"), attr("local_window_size", Int(-1, 1 << 30)), attr("smooth_softmax", Int(-1, 1)),
             attr("qk_output", Int(0, 2)), attr("qk_norm_epsilon", AnyFloat), attr("q_norm_epsilon", AnyFloat),

@@ -162,6 +162,11 @@ impl<'a> Singles<'a> {
         Ok(Singles(tensor.cast_to::<f32>()?))
     }
 
+    /// Those of a tensor of float32.
+    pub(super) fn owned(tensor: Tensor) -> Singles<'static> {
+        Singles(Cow::Owned(tensor))
+    }
+
     /// Those of an optional input, or none.
     pub(super) fn given(
         inputs: &[Option<&'a Tensor>],

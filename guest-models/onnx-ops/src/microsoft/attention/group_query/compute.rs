@@ -3,16 +3,17 @@
 
 use tract_onnx::tract_hir::internal::*;
 
+use super::cache::{Bits as CacheBits, Cache, Scales, elements, round};
 use super::lengths::{Entry, Plan};
 use super::sizes::Sizes;
 use super::{
-    BIAS, COS, GroupQuery, KEY_NORM, LENGTHS, PAST_KEY, PAST_VALUE, POSITIONS, QUERY_LENGTHS,
-    QUERY_NORM, SIN, SINK, Shown, TOTAL,
+    BIAS, COS, GroupQuery, KEY_NORM, KEY_SCALE, LENGTHS, PAST_KEY, PAST_VALUE, POSITIONS,
+    QUERY_LENGTHS, QUERY_NORM, SIN, SINK, Shown, TOTAL, VALUE_SCALE,
 };
 use crate::framework::facts::{optional, required};
 use crate::framework::tensors::{Bits, ints, shapes};
 use crate::microsoft::attention::core::{Heads, Singles, cap, from_singles, softmax, zeros};
-use crate::microsoft::attention::grouped::{Groups, Place};
+use crate::microsoft::attention::grouped::Groups;
 use crate::microsoft::attention::rotation::Rotation;
 
 /// What happens to queries and keys before the attention.
@@ -75,15 +76,28 @@ impl GroupQuery {
             key_norm?.map(|weights| (weights, epsilons[1])),
         ];
         let preparation = Preparation { rotation, rows, norms };
-        let past = [given(PAST_KEY)?, given(PAST_VALUE)?];
-        let cache = [s.batch, kv_heads, plan.room, s.width];
-        let [mut keys, mut values] = [zeros(&cache)?, zeros(&cache)?];
+        let past = |at| optional(inputs, at).map(|past| elements(past, self.bits)).transpose();
+        let past = [past(PAST_KEY)?, past(PAST_VALUE)?];
         let [past_keys, past_values] =
             past.each_ref().map(|past| past.as_ref().map(get).transpose());
-        fill(&mut keys, past_keys?, key, &s, &plan, |head, token| {
+        let scales = [given(KEY_SCALE)?, given(VALUE_SCALE)?];
+        let [key_scales, value_scales] =
+            scales.each_ref().map(|scales| scales.as_ref().map(get).transpose());
+        let scales_of =
+            |scales: Option<_>| scales.zip(self.bits).map(|(scales, bits)| Scales { bits, scales });
+        let [key_scales, value_scales] = [scales_of(key_scales?), scales_of(value_scales?)];
+        let prepare = |head: &mut [f32], token| {
             preparation.apply(head, token, true);
-        });
-        fill(&mut values, past_values?, value, &s, &plan, |_, _| {});
+            // A key is rounded to its element type before it is quantized.
+            match self.bits {
+                Some(_) => round(head, dtype),
+                None => Ok(()),
+            }
+        };
+        let key_cache = Cache::filled(self, &s, &plan, past_keys?, key_scales, key, prepare)?;
+        let value_cache =
+            Cache::filled(self, &s, &plan, past_values?, value_scales, value, |_, _| Ok(()))?;
+        let (keys, values) = (key_cache.read(self, &s, &plan), value_cache.read(self, &s, &plan));
         let (bias, sink) = (given(BIAS)?, given(SINK)?);
         let bias = bias.as_ref().map(get).transpose()?;
         let sink = sink.as_ref().map(get).transpose()?;
@@ -102,7 +116,7 @@ impl GroupQuery {
             let (count, total) = (entry.queries, entry.total);
             for head in 0..kv_heads {
                 let first = (batch * kv_heads + head) * plan.room * s.width;
-                let cached = first..first + total * s.width;
+                let cached = first..first + (total - entry.origin) * s.width;
                 let mut rows = Vec::with_capacity(group * count * s.width);
                 for (one, at) in (0..group).flat_map(|one| (0..count).map(move |at| (one, at))) {
                     let token = batch * s.tokens + at;
@@ -119,9 +133,13 @@ impl GroupQuery {
                 };
                 let mut out = vec![0.0; rows.len()];
                 attention.attend(
-                    |row| self.range(entry, row % count),
+                    |row| {
+                        let keys = self.range(entry, row % count);
+                        keys.start - entry.origin..keys.end - entry.origin
+                    },
                     |row, keys, scores| {
                         let (head, at) = (head * group + row / count, row % count);
+                        let keys = keys.start + entry.origin..keys.end + entry.origin;
                         scores.iter_mut().for_each(|score| *score *= scale);
                         cap(scores, self.softcap.get());
                         if let (Some(bias), Some([a, b, ..])) = (bias, s.bias) {
@@ -156,10 +174,12 @@ impl GroupQuery {
             Shown::Nothing => [0; 4],
             _ => [s.batch, heads, s.tokens, plan.total],
         };
+        drop((keys, values));
+        let stored = self.bits.map_or(dtype, CacheBits::dtype);
         Ok(tvec!(
             from_singles(dtype, &[s.batch, s.tokens, heads * s.width], output)?,
-            from_singles(dtype, &cache, keys)?,
-            from_singles(dtype, &cache, values)?,
+            key_cache.present(self, &s, &plan, stored)?,
+            value_cache.present(self, &s, &plan, stored)?,
             from_singles(dtype, &shown_shape, shown)?
         ))
     }
@@ -199,31 +219,4 @@ fn rows(
         }
     }
     Ok(rows)
-}
-
-/// Fills a cache with the rows of the past one, and new ones after them.
-fn fill(
-    cache: &mut [f32],
-    past: Option<&[f32]>,
-    new: Place<'_>,
-    s: &Sizes,
-    plan: &Plan,
-    prepare: impl Fn(&mut [f32], usize),
-) {
-    let heads = cache.len() / (s.batch * plan.room * s.width).max(1);
-    let held = s.past.unwrap_or(0);
-    for (at, cache) in cache.chunks_exact_mut((plan.room * s.width).max(1)).enumerate() {
-        let (batch, head) = (at / heads, at % heads);
-        let entry = &plan.entries[batch];
-        let kept = if s.new == 0 { entry.total } else { entry.past } * s.width;
-        if let Some(past) = past {
-            cache[..kept].copy_from_slice(&past[at * held * s.width..][..kept]);
-        }
-        let added = cache[kept..].chunks_exact_mut(s.width).take(entry.new);
-        for (row, to) in added.enumerate() {
-            let token = batch * s.tokens + row;
-            to.copy_from_slice(new.head(token, head, s.width));
-            prepare(to, token);
-        }
-    }
 }

@@ -12,7 +12,8 @@ use crate::framework::tensors::ints;
 pub(super) struct Plan {
     /// The greatest number of tokens after this step.
     pub(super) total: usize,
-    /// The number of tokens for which the present cache has room.
+    /// The number of rows of each entry and head that are computed with: those of the present cache,
+    /// or of a window's past cache and of new tokens.
     pub(super) room: usize,
     /// Whether the cache was empty before, and every token of the first entry starts at its first
     /// position.
@@ -22,9 +23,11 @@ pub(super) struct Plan {
 
 /// One entry of a batch.
 pub(super) struct Entry {
-    /// The number of tokens in the cache before.
+    /// The first token that is still in the cache before.
+    pub(super) origin: usize,
+    /// The number of tokens before.
     pub(super) past: usize,
-    /// The number of tokens in the cache afterwards, without padding.
+    /// The number of tokens afterwards, without padding.
     pub(super) total: usize,
     /// The number of queries that are not padding.
     pub(super) queries: usize,
@@ -45,7 +48,8 @@ impl GroupQuery {
             bail!("total_sequence_length is {total}, expected a positive number")
         };
         let past = s.past.unwrap_or(0);
-        let room = past.max(total);
+        let capacity = self.capacity(s);
+        let mut room = if capacity.is_some() { 0 } else { past.max(total) };
         match s.bias {
             Some([.., columns]) if columns != total => {
                 bail!("attention_bias has {columns} columns, but total_sequence_length is {total}")
@@ -55,13 +59,16 @@ impl GroupQuery {
         let queries = queries.map(ints).transpose()?;
         if queries.is_none() {
             ensure!(
-                total >= s.new && total <= past + s.new,
+                total >= s.new && (capacity.is_some() || total <= past + s.new),
                 "total_sequence_length is {total}, but the past cache has {past} rows, and there \
                  are {} new tokens",
                 s.new
             );
         } else {
-            let fits = self.causal && s.past.is_some() && s.new == s.tokens && total >= s.new;
+            let fits = self.causal
+                && s.past.is_some()
+                && s.new == s.tokens
+                && (capacity.is_some() || total >= s.new);
             ensure!(
                 fits,
                 "query_seqlens needs causal attention, a past cache, a key for each query, and at \
@@ -86,16 +93,24 @@ impl GroupQuery {
                     total - 1
                 ),
             };
-            let entry = match &queries {
+            let mut entry = match &queries {
                 Some(queries) => {
                     let most = s.tokens.min(length);
                     let count = usize::try_from(queries[at]).ok().filter(|count| *count <= most);
                     let Some(count) = count else {
                         bail!("query_seqlens[{at}] is {}, expected 0 to {most}", queries[at])
                     };
-                    Entry { past: length - count, total: length, queries: count, new: count }
+                    Entry {
+                        origin: 0,
+                        past: length - count,
+                        total: length,
+                        queries: count,
+                        new: count,
+                    }
                 }
-                None if first => Entry { past: 0, total: length, queries: s.tokens, new: s.new },
+                None if first => {
+                    Entry { origin: 0, past: 0, total: length, queries: s.tokens, new: s.new }
+                }
                 None => {
                     ensure!(
                         length >= s.tokens,
@@ -104,10 +119,16 @@ impl GroupQuery {
                         s.tokens
                     );
                     let past = length - s.tokens;
-                    Entry { past, total: length, queries: s.tokens, new: s.new }
+                    Entry { origin: 0, past, total: length, queries: s.tokens, new: s.new }
                 }
             };
-            self.check_room(s, &entry, room, at, queries.is_some())?;
+            match capacity {
+                Some(capacity) => {
+                    entry.origin = entry.past - self.resident(entry.past, capacity);
+                    room = room.max(entry.past - entry.origin + entry.new);
+                }
+                None => self.check_room(s, &entry, room, at, queries.is_some())?,
+            }
             entries.push(entry);
         }
         Ok(Plan { total, room, first, entries })

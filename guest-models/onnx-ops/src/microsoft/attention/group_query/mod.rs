@@ -1,6 +1,7 @@
 //! GroupQueryAttention: causal attention of groups of query heads that share keys and values, which
 //! are added to a cache. The cache grows with each call, or has room for later tokens at its end.
 
+mod cache;
 mod compute;
 mod lengths;
 mod sizes;
@@ -44,6 +45,11 @@ struct GroupQuery {
     causal: bool,
     /// How many keys a query attends to, up to its own.
     window: Option<usize>,
+    /// Whether the caches only hold the last tokens, of which a window is needed.
+    windowed: bool,
+    /// How quantized caches are stored, and whether each element of a head has its own scale.
+    bits: Option<cache::Bits>,
+    per_channel: bool,
     rotates: bool,
     interleaved: bool,
     /// Whether a score of zero without a value takes part in each softmax.
@@ -65,19 +71,6 @@ fn group_query(node: &NodeProto) -> TractResult<GroupQuery> {
     let int =
         |name, default| Ok::<_, TractError>(node.get_attr_opt::<i64>(name)?.unwrap_or(default));
     let groups = Groups::of(node)?;
-    for name in ["k_quant_type", "v_quant_type"] {
-        let kind = node.get_attr_opt::<&str>(name)?.unwrap_or("NONE");
-        ensure!(
-            kind == "NONE",
-            "{name} is {kind:?}, but quantized caches are not implemented. Export the model with \
-             a cache of floats"
-        );
-    }
-    ensure!(
-        int("sliding_window_cache", 0)? == 0,
-        "sliding_window_cache is 1, which is not implemented. Export the model with a cache of the \
-         whole sequence"
-    );
     let causal = int("causal", 1)? != 0;
     let window = match int("local_window_size", -1)? {
         -1 => None,
@@ -93,6 +86,11 @@ fn group_query(node: &NodeProto) -> TractResult<GroupQuery> {
         "local_window_size must be -1 when causal is 0, but it is {}",
         window.unwrap_or(0)
     );
+    let windowed = int("sliding_window_cache", 0)? != 0;
+    ensure!(
+        !windowed || window.is_some(),
+        "sliding_window_cache is 1, but local_window_size is -1. Give the size of the window"
+    );
     let named = node.output.get(3).is_some_and(|name| !name.is_empty());
     let mode = int("qk_output", 0)?;
     ensure!(
@@ -100,6 +98,8 @@ fn group_query(node: &NodeProto) -> TractResult<GroupQuery> {
         "qk_output is {mode}, but the output output_qk is {}",
         if named { "used" } else { "missing" }
     );
+    ensure!(mode == 0 || !windowed, "qk_output is {mode}, but sliding_window_cache is 1");
+    let (bits, per_channel) = quantization(node)?;
     let epsilon = Bits::of(node, "qk_norm_epsilon", 1e-6)?.get();
     let epsilons =
         [Bits::of(node, "q_norm_epsilon", epsilon)?, Bits::of(node, "k_norm_epsilon", epsilon)?];
@@ -117,6 +117,9 @@ fn group_query(node: &NodeProto) -> TractResult<GroupQuery> {
         softcap: Bits::of(node, "softcap", 0.0)?,
         causal,
         window,
+        windowed,
+        bits,
+        per_channel,
         rotates: int("do_rotary", 0)? != 0,
         interleaved: int("rotary_interleaved", 0)? != 0,
         smooth: int("smooth_softmax", -1)? == 1,
@@ -129,6 +132,26 @@ fn group_query(node: &NodeProto) -> TractResult<GroupQuery> {
     })
 }
 
+/// How caches are quantized, and whether each element of a head has its own scale.
+fn quantization(node: &NodeProto) -> TractResult<(Option<cache::Bits>, bool)> {
+    let kind = |name| Ok::<_, TractError>(node.get_attr_opt::<&str>(name)?.unwrap_or("NONE"));
+    let (key, value) = (kind("k_quant_type")?, kind("v_quant_type")?);
+    ensure!(
+        key == value,
+        "k_quant_type is {key:?} and v_quant_type is {value:?}. Quantize both in the same way"
+    );
+    let bits = node.get_attr_opt::<i64>("kv_cache_bit_width")?.unwrap_or(0);
+    Ok(match (key, bits) {
+        ("NONE", 0) => (None, false),
+        ("PER_TENSOR" | "PER_CHANNEL", 8) => (Some(cache::Bits::Eight), key == "PER_CHANNEL"),
+        ("PER_TENSOR" | "PER_CHANNEL", 4) => (Some(cache::Bits::Four), key == "PER_CHANNEL"),
+        _ => bail!(
+            "kv_cache_bit_width is {bits} and k_quant_type is {key:?}, expected 0 for \"NONE\", and \
+             4 or 8 otherwise"
+        ),
+    })
+}
+
 impl Operator for GroupQuery {
     fn name(&self) -> &'static str {
         "GroupQueryAttention"
@@ -138,6 +161,9 @@ impl Operator for GroupQuery {
         let query = required(inputs, 0)?;
         ensure!(query.rank() == 3, "query has {} dimensions, expected 3", query.rank());
         let dtype = query.dtype;
+        for past in [PAST_KEY, PAST_VALUE].into_iter().filter_map(|at| optional(inputs, at)) {
+            self.check_cache(past.dtype, dtype)?;
+        }
         if let Some(shapes) = known_shapes(inputs) {
             let sizes = self.sizes(&shapes)?;
             let lengths = optional(inputs, LENGTHS).and_then(|input| input.value.as_deref());
@@ -159,6 +185,7 @@ impl Operator for GroupQuery {
         let present = match (optional(inputs, PAST_KEY), &total) {
             (None, _) => Some(tokens.clone()),
             (Some(past), _) if past.rank() != 4 => None,
+            (Some(past), _) if self.windowed => Some(past.shape[2].clone()),
             (Some(past), Some(total)) => longer(&past.shape[2], total),
             (Some(past), None) => self.grown(&past.shape[2], inputs),
         };
@@ -167,15 +194,16 @@ impl Operator for GroupQuery {
             Some(batch.clone()),
             Some(self.groups.kv_heads.to_dim()),
             present,
-            width.map(|width| width.to_dim())
+            width.map(|width| self.bits.map_or(width, |bits| bits.stored(width)).to_dim())
         );
+        let stored = self.bits.map_or(dtype, cache::Bits::dtype);
         let output = tvec!(
             Some(batch.clone()),
             Some(tokens.clone()),
             width.map(|width| (self.groups.heads * width).to_dim())
         );
         let shown = tvec!(Some(batch), Some(self.groups.heads.to_dim()), Some(tokens), total);
-        Ok(tvec!((dtype, output), (dtype, cache.clone()), (dtype, cache), (dtype, shown)))
+        Ok(tvec!((dtype, output), (stored, cache.clone()), (stored, cache), (dtype, shown)))
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
@@ -336,11 +364,55 @@ mod tests {
         first(&[2], 3).int("kv_num_heads", 0).fails("kv_num_heads is 0");
         first(&[2], 3).int("num_heads", -1).fails("num_heads is -1");
         first(&[2], 3).int("kv_num_heads", 3).fails("multiple");
-        first(&[2], 3).int("sliding_window_cache", 1).fails("sliding_window_cache");
-        first(&[2], 3).text("k_quant_type", "PER_TENSOR").fails("k_quant_type");
         first(&[2], 3).int("qk_output", 1).fails("qk_output is 1");
         first(&[2], 3).outputs(4).fails("qk_output is 0");
         first(&[2], 3).float("q_norm_epsilon", 0.0).fails("epsilon");
+    }
+
+    #[test]
+    fn windowed_and_quantized_caches_give_what_onnxruntime_and_numpy_give() {
+        cases::check(include_str!("../cases/group_query_caches.txt"));
+    }
+
+    #[test]
+    fn caches_of_windows_that_do_not_match_are_refused() {
+        let window = |case: Case, size: i64| {
+            case.int("sliding_window_cache", 1).int("local_window_size", size)
+        };
+        window(first(&[2], 3), -1).fails("local_window_size is -1");
+        window(first(&[2], 3), 2).fails("past_key is missing");
+        window(after(2, 1, 4, 5), 3).fails("past_key has 2 rows");
+        window(after(2, 1, 4, 5), 2).outputs(4).int("qk_output", 1).fails("qk_output is 1");
+        window(after(2, 1, 5, 5), 2).fails("seqlens_k[0] is 5");
+        let past = || counting(&[1, 1, 2, 2]);
+        let cached = heads().input(counting(&[1, 1, 4])).input(counting(&[1, 0, 2]));
+        let cached = cached.input(counting(&[1, 0, 2])).input(past()).input(past());
+        window(lengths(cached, &[1], 2), 2).fails("key has no tokens");
+    }
+
+    #[test]
+    fn quantized_caches_that_do_not_match_are_refused() {
+        let quantized = |case: Case, kind: &str, bits: i64| {
+            let case = case.text("k_quant_type", kind).text("v_quant_type", kind);
+            case.int("kv_cache_bit_width", bits)
+        };
+        quantized(first(&[2], 3), "PER_TENSOR", 8).fails("past_key is missing");
+        quantized(first(&[2], 3), "PER_TENSOR", 0).fails("kv_cache_bit_width is 0");
+        quantized(first(&[2], 3), "NONE", 8).fails("kv_cache_bit_width is 8");
+        first(&[2], 3).text("k_quant_type", "PER_TENSOR").fails("k_quant_type");
+        quantized(after(2, 1, 2, 3), "PER_TENSOR", 8).fails("past_value are of F32");
+        let cache = |kind: &str, scales: &[usize]| {
+            let past = || tensor(&[1, 1, 2, 2], &[0i8; 4]);
+            let mut case = lengths(new(1, 1).input(past()).input(past()), &[2], 3);
+            for _ in 7..12 {
+                case = case.missing();
+            }
+            quantized(case, kind, 8).input(counting(scales)).input(counting(scales))
+        };
+        cache("PER_TENSOR", &[2]).fails("k_scale has the shape [2]");
+        cache("PER_CHANNEL", &[1]).fails("k_scale has the shape [1]");
+        cache("PER_CHANNEL", &[1, 2]).fails("k_scale has the shape [1, 2]");
+        cache("PER_CHANNEL", &[1, 1, 2]).int("kv_cache_bit_width", 4).fails("past_value are of I8");
     }
 
     #[test]

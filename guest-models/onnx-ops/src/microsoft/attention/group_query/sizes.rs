@@ -2,6 +2,7 @@
 
 use tract_onnx::tract_hir::internal::*;
 
+use super::cache::Bits;
 use super::{
     BIAS, COS, GroupQuery, KEY_NORM, KEY_SCALE, LENGTHS, PAST_KEY, PAST_VALUE, POSITIONS,
     QUERY_LENGTHS, QUERY_NORM, SIN, SINK, TOTAL, VALUE_SCALE,
@@ -41,6 +42,7 @@ impl GroupQuery {
             "there are {tokens} queries and {new} keys. Give a key for each query, or none and a \
              past_key that has all of them"
         );
+        self.check_kind(past, new, width)?;
         self.check_lengths(shapes, batch)?;
         let tables = match (optional(shapes, COS), optional(shapes, SIN)) {
             (None, None) => None,
@@ -71,8 +73,7 @@ impl GroupQuery {
             ensure!(**sink == [heads], "head_sink has the shape {sink:?}, expected [{heads}]");
         }
         for (name, at) in [("k_scale", KEY_SCALE), ("v_scale", VALUE_SCALE)] {
-            let given = optional(shapes, at).is_some();
-            ensure!(!given, "{name} is given, but quantized caches are not implemented");
+            self.check_scales(name, optional(shapes, at), width)?;
         }
         let norms = [QUERY_NORM, KEY_NORM].map(|at| optional(shapes, at));
         ensure!(
@@ -102,13 +103,62 @@ impl GroupQuery {
             _ => bail!("past_key and past_value must be given together"),
         };
         let heads = self.groups.kv_heads;
-        let fits = matches!(**key, [a, b, _, c] if [a, b, c] == [batch, heads, width]);
+        let stored = self.bits.map_or(width, |bits| bits.stored(width));
+        let fits = matches!(**key, [a, b, _, c] if [a, b, c] == [batch, heads, stored]);
         ensure!(
             fits && key == value,
             "past_key and past_value have the shapes {key:?} and {value:?}, expected [{batch}, \
-             {heads}, tokens, {width}]"
+             {heads}, tokens, {stored}]"
         );
         Ok(Some(key[2]))
+    }
+
+    /// Checks what quantized caches and those of a window need.
+    fn check_kind(&self, past: Option<usize>, new: usize, width: usize) -> TractResult<()> {
+        if let Some(bits) = self.bits {
+            ensure!(past.is_some(), "past_key is missing, which a quantized cache needs");
+            ensure!(
+                bits == Bits::Eight || width % 2 == 0,
+                "heads have {width} elements, but two of 4 bits are stored in a byte"
+            );
+        }
+        if let (true, Some(window)) = (self.windowed, self.window) {
+            let Some(capacity) = past else {
+                bail!("past_key is missing, which sliding_window_cache needs")
+            };
+            ensure!(
+                capacity >= window,
+                "past_key has {capacity} rows, but local_window_size is {window}. Give it a row for \
+                 each token of the window"
+            );
+            ensure!(new > 0, "key has no tokens, which sliding_window_cache needs");
+        }
+        Ok(())
+    }
+
+    fn check_scales(
+        &self,
+        name: &str,
+        scales: Option<&Vec<usize>>,
+        width: usize,
+    ) -> TractResult<()> {
+        let Some(scales) = scales else {
+            ensure!(self.bits.is_none(), "{name} is missing, which a quantized cache needs");
+            return Ok(());
+        };
+        ensure!(self.bits.is_some(), "{name} is given, but k_quant_type is \"NONE\"");
+        let heads = self.groups.kv_heads;
+        let each = [heads, 1, width];
+        let fits = match self.per_channel {
+            true => **scales == each || scales.len() == 4 && scales[0] == 1 && scales[1..] == each,
+            false => scales.iter().product::<usize>() == 1,
+        };
+        ensure!(
+            fits,
+            "{name} has the shape {scales:?}, expected one number for \"PER_TENSOR\", or {each:?} \
+             for \"PER_CHANNEL\""
+        );
+        Ok(())
     }
 
     fn check_lengths(&self, shapes: &[Option<Vec<usize>>], batch: usize) -> TractResult<()> {
