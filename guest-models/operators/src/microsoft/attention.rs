@@ -52,6 +52,9 @@ pub(crate) const OPERATORS: &[Operator] = &[
             flag("channels_last"), attr("state_window", Int(0, 8)), attr("state_update_capacity", Int(0, 8)),
             attr("state_channels_last", Int(-1, 1)), attr("state_length", Int(0, 1 << 20)),
             attr("input_channel_offset", Int(0, 1 << 30)), attr("input_channels", Int(0, 1 << 30))]),
+    microsoft("DecoderMaskedMultiHeadAttention", &[X, X, X, COUNT, X, X, X, COUNT, COUNT, COUNT, X])
+        .optional(10).to(&[LIKE, LIKE, LIKE, LIKE]).fewest(1)
+        .with(&[HEADS, SCALE, attr("mask_filter_value", Float), flag("past_present_share_buffer"), flag("output_qk")]),
     microsoft("MultiHeadAttention", &[X, X, X, X, COUNT, X, X, X, COUNT, COUNT])
         .optional(9).to(&[LIKE, LIKE, LIKE, LIKE]).fewest(1)
         .with(&[HEADS, SCALE, flag("unidirectional"), attr("mask_filter_value", Float)]),

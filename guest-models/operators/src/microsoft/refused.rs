@@ -14,10 +14,6 @@ const REFUSED: &[(&str, &[&str])] = &[
         "its documentation and onnxruntime disagree about the index that it returns",
         &["BifurcationDetector"],
     ),
-    (
-        "the order of its cache depends on the device; export the model with MultiHeadAttention",
-        &["DecoderMaskedMultiHeadAttention"],
-    ),
     (NOT_YET, NOT_WRITTEN),
 ];
 

@@ -5,7 +5,8 @@ Not drawn, although documented: bfloat16 and 8-bit floats other than GatherBlock
 Attention, QAttention); do_rotary of Attention and QAttention; q_norm_weight and k_norm_weight,
 prompts whose sequences differ in length, and idle sequences (GroupQueryAttention: outputs are then
 unspecified in part, or onnxruntime's CPU kernel refuses them); is_packed_batching (RotaryEmbedding);
-use_sparse_mixer and widths by layer (MoE, QMoE); captured states (GatedDeltaNet, CausalConvWithState).
+use_sparse_mixer and widths by layer (MoE, QMoE); captured states (GatedDeltaNet, CausalConvWithState);
+packed inputs and searches with beams (DecoderMaskedMultiHeadAttention).
 """
 
 from .draw import Draw

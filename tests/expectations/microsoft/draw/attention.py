@@ -203,7 +203,45 @@ def q_attention(draw):
     )
 
 
+def decoder_masked_multi_head_attention(draw):
+    batch, count, size = draw.size(3), draw.integer(1, 4), draw.choose(1, 2, 4, 5, 8)
+    hidden = count * size
+    attributes = {"num_heads": count}
+    if draw.maybe(0.3):
+        attributes["scale"] = draw.choose(0.25, 1.5)
+    if draw.maybe(0.3):
+        attributes["mask_filter_value"] = draw.choose(-100.0, -10000.0)
+    past = [None, None, None]
+    if draw.maybe():
+        # Self attention, with a cache that is longer than the tokens that it holds.
+        room = draw.integer(1, 7)
+        length = draw.integer(0, room - 1)
+        total = length + 1
+        attributes["past_present_share_buffer"] = 1
+        rows = [draw.floats(batch, 1, hidden) for _ in range(2)]
+        past = [draw.floats(batch, count, room, size) for _ in range(2)] + [np.array([length], np.int32)]
+    else:
+        total = draw.size(7)
+        rows = [draw.floats(batch, count, total, size) for _ in range(2)]
+    cached = past[0] is not None
+    mask = draw.integers(0, 1, batch, total, dtype=np.int32) if draw.maybe(0.4) else None
+    extra = draw.floats(*bias_shape(draw, batch, count, 1, total)) if cached and draw.maybe(0.3) else None
+    bias = draw.floats(3 * hidden) if draw.maybe(0.4) else None
+    beams = np.array([1], np.int32) if draw.maybe(0.2) else None
+    # onnxruntime 1.32.0 needs the present caches, where there are past ones.
+    outputs = [True, cached, cached, draw.maybe(0.3)]
+    if outputs[3]:
+        attributes["output_qk"] = 1
+    return Case(
+        [draw.floats(batch, 1, hidden), *rows, mask, extra, *past, beams, None, bias],
+        attributes,
+        outputs=outputs,
+        tolerance=mask_tolerance(mask),
+    )
+
+
 GENERATORS = {
+    "DecoderMaskedMultiHeadAttention": decoder_masked_multi_head_attention,
     "RotaryEmbedding": rotary_embedding,
     "MultiHeadAttention": multi_head_attention,
     "Attention": attention,

@@ -202,7 +202,51 @@ def rotary_embedding(
     return (result if x.ndim == 4 else merged(result)).astype(x.dtype)
 
 
+def decoder_masked_multi_head_attention(
+    query,
+    key,
+    value,
+    mask=None,
+    attention_bias=None,
+    past_key=None,
+    past_value=None,
+    past_sequence_length=None,
+    _beam_width=None,
+    _cache_indirection=None,
+    bias=None,
+    *,
+    num_heads,
+    scale=None,
+    mask_filter_value=-10000.0,
+    past_present_share_buffer=0,
+    output_qk=0,
+):
+    """One query. A shared buffer has rows in the order of tokens, as on the CPU, and keeps its size."""
+    caches = [past_key, past_value]
+    held = None
+    if past_present_share_buffer:
+        held = int(past_sequence_length.reshape(-1)[0])
+        caches = [cache[:, :, :held] for cache in caches]
+    output, *presents, scores = multi_head_attention(
+        query,
+        key,
+        value,
+        bias,
+        mask,
+        attention_bias,
+        *caches,
+        num_heads=num_heads,
+        scale=scale,
+        mask_filter_value=mask_filter_value,
+    )
+    if held is not None:
+        rest = [cache[:, :, held + 1 :] for cache in (past_key, past_value)]
+        presents = [np.concatenate([present, cache], 2) for present, cache in zip(presents, rest)]
+    return output, *presents, scores
+
+
 OPERATORS = {
+    "DecoderMaskedMultiHeadAttention": decoder_masked_multi_head_attention,
     "MultiHeadAttention": multi_head_attention,
     "Attention": attention,
     "QAttention": q_attention,

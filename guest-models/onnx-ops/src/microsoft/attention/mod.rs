@@ -3,6 +3,7 @@
 #[cfg(test)]
 pub(in crate::microsoft) mod cases;
 mod core;
+mod decoder_masked;
 mod fused;
 mod gated_delta_net;
 mod group_query;
@@ -19,6 +20,7 @@ use crate::framework::registration::Registration;
 
 /// The operators of this family.
 pub(crate) const OPERATORS: &[&[Registration]] = &[
+    decoder_masked::OPERATORS,
     fused::OPERATORS,
     gated_delta_net::OPERATORS,
     group_query::OPERATORS,

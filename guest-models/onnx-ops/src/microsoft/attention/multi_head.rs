@@ -20,7 +20,7 @@ pub(crate) const OPERATORS: &[Registration] =
     &[own("MultiHeadAttention", |_, node| build(node)).of(MICROSOFT)];
 
 fn build(node: &NodeProto) -> BuildResult {
-    let op = multi_head(node)?;
+    let op = multi_head(node, "key_padding_mask")?;
     let outputs = node.output.iter().map(|name| !name.is_empty()).collect();
     let inputs = node.input.iter().map(|name| !name.is_empty()).collect();
     Ok((expand(WiredHeads { whole: expansion(op.clone(), node), op, inputs, outputs }), vec![]))
@@ -86,16 +86,18 @@ const PAST_LENGTH: usize = 8;
 const BEAMS: usize = 9;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct MultiHead {
+pub(super) struct MultiHead {
     heads: usize,
     scale: Bits,
     fill: Bits,
     causal: bool,
     /// Whether scores are an output.
-    shows: bool,
+    pub(super) shows: bool,
+    /// The name of the input that is a mask.
+    mask: &'static str,
 }
 
-fn multi_head(node: &NodeProto) -> TractResult<MultiHead> {
+pub(super) fn multi_head(node: &NodeProto, mask: &'static str) -> TractResult<MultiHead> {
     let heads = node.get_attr_opt::<i64>("num_heads")?.unwrap_or(0);
     let heads = usize::try_from(heads).ok().filter(|count| *count > 0);
     Ok(MultiHead {
@@ -104,6 +106,7 @@ fn multi_head(node: &NodeProto) -> TractResult<MultiHead> {
         fill: Bits::of(node, "mask_filter_value", -10000.0)?,
         causal: node.get_attr_opt::<i64>("unidirectional")?.unwrap_or(0) != 0,
         shows: node.output.get(3).is_some_and(|name| !name.is_empty()),
+        mask,
     })
 }
 
@@ -220,7 +223,7 @@ impl MultiHead {
         let keys = past.checked_add(s.new).or_user_error("there are too many keys")?;
         ensure!(keys > 0, "there are no keys to attend to");
         if let Some(mask) = optional(shapes, MASK) {
-            self.mask_sizes(s, keys).check(mask, "key_padding_mask")?;
+            self.mask_sizes(s, keys).check(mask, self.mask)?;
         }
         if let Some(bias) = optional(shapes, SCORE_BIAS) {
             check_bias(bias, [s.batch, self.heads, s.queries, keys])?;
@@ -351,7 +354,7 @@ impl MultiHead {
             causal: self.causal,
             mask: optional(inputs, MASK).copied(),
             fill: self.fill,
-            name: "key_padding_mask",
+            name: self.mask,
             starts: false,
             bias: optional(inputs, SCORE_BIAS).copied(),
         };
@@ -464,7 +467,7 @@ impl Operator for MultiHead {
             scale: self.scale(s.width),
             causal: self.causal,
             mask: match optional(inputs, MASK) {
-                Some(mask) => self.mask_sizes(&s, keys).read(mask, "key_padding_mask")?,
+                Some(mask) => self.mask_sizes(&s, keys).read(mask, self.mask)?,
                 None => Mask::None,
             },
             fill: self.fill.get(),
