@@ -1,5 +1,6 @@
 //! Helpers for adding nodes to a typed model.
 
+use tract_onnx::tract_core::ops::math::mul;
 use tract_onnx::tract_hir::internal::*;
 
 use crate::framework::axes::resolve;
@@ -44,6 +45,34 @@ pub(crate) fn constant_like(
     let (dtype, rank) = (fact.datum_type, fact.rank());
     let tensor = tensor0(value).cast_to_dt(dtype)?.into_owned().broadcast_into_rank(rank)?;
     model.add_const(name, tensor)
+}
+
+/// Checks that there are two inputs and one output, all of one element type.
+pub(crate) fn two_of_one_type<'r, 'p: 'r>(
+    s: &mut Solver<'r>,
+    inputs: &'p [TensorProxy],
+    outputs: &'p [TensorProxy],
+) -> InferenceResult {
+    check_input_arity(inputs, 2)?;
+    check_output_arity(outputs, 1)?;
+    s.equals(&inputs[0].datum_type, &inputs[1].datum_type)?;
+    s.equals(&inputs[0].datum_type, &outputs[0].datum_type)
+}
+
+/// Wires an operator with one output, and its product with a factor unless that is one.
+pub(crate) fn wire_times(
+    op: &dyn Expansion,
+    factor: f32,
+    prefix: &str,
+    model: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    if factor == 1.0 {
+        return op.wire(prefix, model, inputs);
+    }
+    let product = op.wire(&format!("{prefix}.product"), model, inputs)?[0];
+    let factor = constant_like(model, format!("{prefix}.alpha"), factor, product)?;
+    model.wire_node(prefix, mul(), &[product, factor])
 }
 
 /// tract's own wiring, with one input checked against bounds.

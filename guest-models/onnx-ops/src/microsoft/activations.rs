@@ -13,6 +13,7 @@ use crate::framework::equal_sizes::check_equal_sizes;
 use crate::framework::errors::ensure;
 use crate::framework::registration::{Registration, own};
 use crate::framework::upstream::BuildResult;
+use crate::framework::wiring::two_of_one_type;
 
 pub(crate) const OPERATORS: &[Registration] = &[
     own("Gelu", |_, _| Ok((Function::Gelu.op().into_hir(), vec![]))).of(MICROSOFT),
@@ -45,10 +46,7 @@ impl Expansion for Biased {
         inputs: &'p [TensorProxy],
         outputs: &'p [TensorProxy],
     ) -> InferenceResult {
-        check_input_arity(inputs, 2)?;
-        check_output_arity(outputs, 1)?;
-        s.equals(&outputs[0].datum_type, &inputs[0].datum_type)?;
-        s.equals(&outputs[0].datum_type, &inputs[1].datum_type)?;
+        two_of_one_type(s, inputs, outputs)?;
         s.equals(&outputs[0].shape, &inputs[0].shape)
     }
 

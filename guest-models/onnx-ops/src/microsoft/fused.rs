@@ -5,7 +5,7 @@
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::{AttributeProto, NodeProto};
-use tract_onnx::tract_core::ops::math::{add, mul};
+use tract_onnx::tract_core::ops::math::add;
 use tract_onnx::tract_hir::internal::*;
 
 use super::quantized::shapes::product_dims;
@@ -13,7 +13,7 @@ use crate::framework::equal_sizes::check_equal_sizes;
 use crate::framework::errors::{bail, ensure};
 use crate::framework::registration::{Registration, own};
 use crate::framework::upstream::BuildResult;
-use crate::framework::wiring::constant_like;
+use crate::framework::wiring::{two_of_one_type, wire_times};
 use crate::registry;
 
 pub(crate) const OPERATORS: &[Registration] = &[
@@ -145,10 +145,7 @@ impl Expansion for FusedMatMul {
         inputs: &'p [TensorProxy],
         outputs: &'p [TensorProxy],
     ) -> InferenceResult {
-        check_input_arity(inputs, 2)?;
-        check_output_arity(outputs, 1)?;
-        s.equals(&inputs[0].datum_type, &inputs[1].datum_type)?;
-        s.equals(&inputs[0].datum_type, &outputs[0].datum_type)?;
+        two_of_one_type(s, inputs, outputs)?;
         s.given_2(&inputs[0].shape, &inputs[1].shape, move |s, a, b| {
             self.check_ranks([a.len(), b.len()])?;
             let ordered = |shape: &[TDim], operand: Operand| -> Vec<TDim> {
@@ -192,12 +189,7 @@ impl Expansion for FusedMatMul {
             operands.push(operand.wire(&format!("{prefix}.operand-{at}"), model, inputs[at])?);
         }
         self.check_ranks(ranks)?;
-        if self.alpha == 1.0 {
-            return self.product.wire(prefix, model, &operands);
-        }
-        let product = self.product.wire(&format!("{prefix}.product"), model, &operands)?[0];
-        let alpha = constant_like(model, format!("{prefix}.alpha"), self.alpha, product)?;
-        model.wire_node(prefix, mul(), &[product, alpha])
+        wire_times(&*self.product, self.alpha, prefix, model, &operands)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use belljar_operators::MICROSOFT;
 use tract_onnx::pb::NodeProto;
-use tract_onnx::tract_core::ops::math::mul;
 use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::ops::matmul::{MatMulInference, compute_shapes};
 
@@ -15,7 +14,7 @@ use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{floats, from_floats};
 use crate::framework::upstream::BuildResult;
-use crate::framework::wiring::constant_like;
+use crate::framework::wiring::{two_of_one_type, wire_times};
 
 pub(crate) const OPERATORS: &[Registration] = &[
     own("TransposeMatMul", |_, node| build_matmul(node)).of(MICROSOFT),
@@ -64,10 +63,7 @@ impl Expansion for TransposeMatMul {
         inputs: &'p [TensorProxy],
         outputs: &'p [TensorProxy],
     ) -> InferenceResult {
-        check_input_arity(inputs, 2)?;
-        check_output_arity(outputs, 1)?;
-        s.equals(&inputs[0].datum_type, &inputs[1].datum_type)?;
-        s.equals(&inputs[0].datum_type, &outputs[0].datum_type)?;
+        two_of_one_type(s, inputs, outputs)?;
         s.given_2(&inputs[0].shape, &inputs[1].shape, move |s, a, b| {
             let [a_trans, b_trans] = self.of_ranks([a.len(), b.len()])?;
             let (_, _, _, shape) = compute_shapes(a, b, a_trans, b_trans, false)?;
@@ -90,12 +86,7 @@ impl Expansion for TransposeMatMul {
         let pairs = vec![[(0, summed[0]), (1, summed[1])]];
         let inputs = check_equal_sizes(pairs, prefix, model, inputs)?;
         let product = MatMulInference { a_trans, b_trans, c_trans: false };
-        if self.alpha == 1.0 {
-            return product.wire(prefix, model, &inputs);
-        }
-        let product = product.wire(&format!("{prefix}.product"), model, &inputs)?[0];
-        let alpha = constant_like(model, format!("{prefix}.alpha"), self.alpha, product)?;
-        model.wire_node(prefix, mul(), &[product, alpha])
+        wire_times(&product, self.alpha, prefix, model, &inputs)
     }
 }
 
