@@ -80,7 +80,15 @@ impl PartialEq for OperatorExpansion {
 impl Eq for OperatorExpansion {}
 
 impl OperatorExpansion {
-    fn by_position<T>(&self, inputs: impl IntoIterator<Item = T>) -> Vec<Option<T>> {
+    /// Another operator for the same node, which does not get one of its inputs.
+    pub(crate) fn without_input<O: Operator>(&self, op: O, at: usize) -> OperatorExpansion {
+        let mut present = self.present.clone();
+        present[at] = false;
+        OperatorExpansion { op: Arc::new(op), present, named: self.named.clone() }
+    }
+
+    /// The inputs at the positions that ONNX gives them.
+    pub(crate) fn by_position<T>(&self, inputs: impl IntoIterator<Item = T>) -> Vec<Option<T>> {
         let mut inputs = inputs.into_iter();
         self.present.iter().map(|present| if *present { inputs.next() } else { None }).collect()
     }
@@ -90,7 +98,7 @@ impl OperatorExpansion {
     }
 
     /// The outputs that have names.
-    fn named_outputs<T>(&self, outputs: TVec<T>) -> TractResult<TVec<T>> {
+    pub(crate) fn named_outputs<T>(&self, outputs: TVec<T>) -> TractResult<TVec<T>> {
         let named = self.named.iter().zip(outputs).filter(|(named, _)| **named);
         let chosen: TVec<T> = named.map(|(_, output)| output).collect();
         ensure!(

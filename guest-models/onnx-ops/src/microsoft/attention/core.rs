@@ -10,6 +10,7 @@ use tract_onnx::tract_hir::internal::*;
 use crate::elementwise::approximations::{exp, tanh};
 use crate::framework::dims::volume;
 use crate::framework::facts::optional;
+use crate::framework::tensors::Bits;
 
 /// The number of queries that are computed at once.
 const ROWS: usize = 4;
@@ -117,6 +118,14 @@ fn dots<const R: usize>(rows: [&[f32]; R], key: &[f32]) -> [f32; R] {
         let [a, b, c, d, e, f, g, h] = sums[row];
         ((a + b) + (c + d)) + ((e + f) + (g + h)) + rest
     })
+}
+
+/// The factor of scores: an attribute, or one over the root of the width where it is zero.
+pub(super) fn factor(scale: Bits, width: usize) -> f32 {
+    match scale.get() {
+        0.0 => 1.0 / (width as f32).sqrt(),
+        scale => scale,
+    }
 }
 
 /// Limits scores to a cap in both directions, unless it is zero.

@@ -6,21 +6,20 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_hir::internal::*;
 
-use super::core::{Singles, from_singles};
-use super::masked::{Cache, Mask, MaskSizes, Masked, Place, check_bias};
-use super::wired::{Hidden, Wiring, broadcasts, is_plain};
+use super::core::{Singles, factor, from_singles};
+use super::masked::{Cache, Mask, MaskSizes, Masked, Place, check_keys, past_length, score_bias};
+use super::wired::{self, Hidden, Wires, Wiring, broadcasts, is_plain, shape_of};
 use crate::framework::equal_sizes::check_equal_sizes;
 use crate::framework::errors::{OrUserError, bail, ensure};
 use crate::framework::facts::{
     InputFact, OutputFact, known_shapes, optional, required, unknown_dims,
 };
-use crate::framework::operator::{Operator, OperatorExpansion, expansion, wire_operator};
+use crate::framework::operator::{Operator, OperatorExpansion};
 use crate::framework::registration::{Registration, own};
-use crate::framework::tensors::{Bits, ints, shapes};
-use crate::framework::upstream::BuildResult;
+use crate::framework::tensors::{Bits, shapes};
 
 pub(crate) const OPERATORS: &[Registration] =
-    &[own("Attention", |_, node| build(node)).of(MICROSOFT)];
+    &[own("Attention", |_, node| wired::built(fused(node)?, node)).of(MICROSOFT)];
 
 // The positions of the inputs.
 const WEIGHTS: usize = 1;
@@ -29,11 +28,6 @@ const MASK: usize = 3;
 const PAST: usize = 4;
 const SCORE_BIAS: usize = 5;
 const PAST_LENGTH: usize = 6;
-
-fn build(node: &NodeProto) -> BuildResult {
-    let op = fused(node)?;
-    Ok((expand(Fused { whole: expansion(op.clone(), node), op, node: node.clone() }), vec![]))
-}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Attention {
@@ -83,38 +77,15 @@ fn fused(node: &NodeProto) -> TractResult<Attention> {
     })
 }
 
-/// The whole operator: the projection, and then the attention.
-#[derive(Clone, Debug)]
-struct Fused {
-    whole: OperatorExpansion,
-    op: Attention,
-    node: NodeProto,
-}
-
-impl Expansion for Fused {
-    fn name(&self) -> StaticName {
-        "Attention".into()
-    }
-
-    fn nboutputs(&self) -> TractResult<usize> {
-        self.whole.nboutputs()
-    }
-
-    fn rules<'r, 'p: 'r, 's: 'r>(
-        &'s self,
-        s: &mut Solver<'r>,
-        inputs: &'p [TensorProxy],
-        outputs: &'p [TensorProxy],
-    ) -> InferenceResult {
-        self.whole.rules(s, inputs, outputs)
-    }
-
+impl Wires for Attention {
+    /// Wires the projection, and then the attention.
     fn wire(
         &self,
-        prefix: &str,
-        model: &mut TypedModel,
+        whole: &OperatorExpansion,
+        wiring: &mut Wiring<'_>,
         inputs: &[OutletId],
     ) -> TractResult<TVec<OutletId>> {
+        let (prefix, model) = (wiring.prefix, &mut *wiring.model);
         for (input, rank) in [(0, 3), (1, 2)] {
             let found = model.outlet_fact(inputs[input])?.rank();
             ensure!(found == rank, "input {input} has {found} dimensions, expected {rank}");
@@ -123,19 +94,13 @@ impl Expansion for Fused {
         let dtype = model.outlet_fact(inputs[0])?.datum_type;
         let product = EinSum::new("amk,kn->amn".parse()?, dtype);
         let product = model.wire_node(format!("{prefix}.projection"), product, &checked)?[0];
-        let mut given = inputs.iter().copied();
-        let named = self.node.input.iter();
-        let placed: Vec<Option<OutletId>> =
-            named.map(|name| if name.is_empty() { None } else { given.next() }).collect();
-        if let Some(channels) = self.op.wires(model, &placed, product)? {
-            let made = self.op.wired(&mut Wiring { prefix, model }, &placed, product, channels)?;
-            let named = made.into_iter().zip(&self.node.output);
-            return Ok(named.filter(|(_, name)| !name.is_empty()).map(|(made, _)| made).collect());
+        let placed = whole.by_position(inputs.iter().copied());
+        if let Some(channels) = self.wires(model, &placed, product)? {
+            return whole.named_outputs(self.wired(wiring, &placed, product, channels)?);
         }
-        let mut node = self.node.clone();
-        node.input[WEIGHTS] = String::new();
-        let rest: TVec<OutletId> = [&[product], &inputs[2..]].concat().into();
-        wire_operator(Attention { projected: true, ..self.op.clone() }, &node, prefix, model, &rest)
+        let projected = Attention { projected: true, ..self.clone() };
+        let rest = [&[product], &inputs[2..]].concat();
+        whole.without_input(projected, WEIGHTS).wire(prefix, model, &rest)
     }
 }
 
@@ -147,10 +112,7 @@ impl Attention {
         inputs: &[Option<OutletId>],
         projected: OutletId,
     ) -> TractResult<Option<[usize; 3]>> {
-        let shape = |at| match optional(inputs, at) {
-            Some(outlet) => Ok::<_, TractError>(Some(model.outlet_fact(*outlet)?.shape.to_tvec())),
-            None => Ok(None),
-        };
+        let shape = |at| shape_of(model, inputs, at);
         if self.shared || optional(inputs, PAST_LENGTH).is_some() {
             return Ok(None);
         }
@@ -226,18 +188,11 @@ impl Attention {
             starts: true,
             bias: optional(inputs, SCORE_BIAS).copied(),
         };
-        let scale = self.scale(channels[0] / heads);
+        let scale = factor(self.scale, channels[0] / heads);
         let output = wiring.attention([queries, keys, values], new, scale, &hidden)?;
         // Only keys and values of the same size have a common cache.
         let present = if channels[0] == channels[2] { wiring.both(keys, values)? } else { keys };
         Ok(tvec!(output, present))
-    }
-
-    fn scale(&self, width: usize) -> f32 {
-        match self.scale.get() {
-            0.0 => 1.0 / (width as f32).sqrt(),
-            scale => scale,
-        }
     }
 }
 
@@ -327,40 +282,20 @@ impl Attention {
         past: usize,
         shapes: &[Option<Vec<usize>>],
     ) -> TractResult<usize> {
-        let keys = past.checked_add(s.tokens).or_user_error("there are too many keys")?;
-        ensure!(keys > 0, "there are no keys to attend to");
-        if let Some(mask) = optional(shapes, MASK) {
+        let mask = optional(shapes, MASK);
+        if let Some(mask) = mask {
             ensure!(
                 mask.len() != 4,
                 "mask_index has the shape {mask:?}, but masks of four dimensions are not \
                  implemented. Give [batch, tokens, all tokens]"
             );
-            self.mask_sizes(s, keys).check(mask, "mask_index")?;
         }
-        if let Some(bias) = optional(shapes, SCORE_BIAS) {
-            check_bias(bias, [s.batch, self.heads, s.tokens, keys])?;
-        }
-        Ok(keys)
+        let sizes = [s.batch, self.heads, s.tokens, s.tokens];
+        check_keys(past, sizes, mask, ("mask_index", true), optional(shapes, SCORE_BIAS))
     }
 
     fn mask_sizes(&self, s: &Sizes, keys: usize) -> MaskSizes {
         MaskSizes { batch: s.batch, queries: s.tokens, keys, starts: true }
-    }
-
-    /// The number of keys that are in the cache before.
-    fn past(&self, s: &Sizes, inputs: &[Option<&Tensor>]) -> TractResult<usize> {
-        let Some(length) = optional(inputs, PAST_LENGTH) else { return Ok(s.held) };
-        let length = ints(length)?[0];
-        let most = s.held.saturating_sub(s.tokens);
-        match usize::try_from(length).ok().filter(|past| *past <= most && s.tokens <= s.held) {
-            Some(length) => Ok(length),
-            None => bail!(
-                "past_sequence_length is {length}, but past has {} rows for earlier tokens and {} \
-                 new ones",
-                s.held,
-                s.tokens
-            ),
-        }
     }
 }
 
@@ -408,7 +343,7 @@ impl Operator for Attention {
         ensure!(self.projected, "the input is not projected");
         let shapes = shapes(inputs);
         let s = self.sizes(&shapes)?;
-        let past = self.past(&s, inputs)?;
+        let past = past_length(optional(inputs, PAST_LENGTH), s.held, s.tokens, "past")?;
         let keys = self.check_keys(&s, past, &shapes)?;
         let heads = self.heads;
         let input = required(inputs, 0)?;
@@ -443,7 +378,7 @@ impl Operator for Attention {
         let rows_of_values = cache(1, &of_values, s.value_width)?;
         let shape = [s.batch, heads, s.tokens, s.width];
         let queries = Cache::empty(s.tokens).filled(shape, &of_queries)?;
-        let score_bias = given(SCORE_BIAS)?;
+        let of_scores = given(SCORE_BIAS)?;
         let attention = Masked {
             batch: s.batch,
             heads,
@@ -453,19 +388,18 @@ impl Operator for Attention {
             room,
             width: s.width,
             value_width: s.value_width,
-            scale: self.scale(s.width),
+            scale: factor(self.scale, s.width),
             causal: self.causal,
             mask: match optional(inputs, MASK) {
                 Some(mask) => self.mask_sizes(&s, keys).read(mask, "mask_index")?,
                 None => Mask::None,
             },
             fill: self.fill.get(),
-            bias: match (&score_bias, optional(&shapes, SCORE_BIAS)) {
-                (Some(bias), Some(shape)) => {
-                    Some((bias.get()?, check_bias(shape, [s.batch, heads, s.tokens, keys])?))
-                }
-                _ => None,
-            },
+            bias: score_bias(
+                &of_scores,
+                optional(&shapes, SCORE_BIAS),
+                [s.batch, heads, s.tokens, keys],
+            )?,
             shows: false,
         };
         let [output, _] = attention.attend(&queries, &rows, &rows_of_values)?;

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use tract_onnx::tract_hir::internal::*;
 
-use super::core::{Heads, softmax, zeros};
-use crate::framework::errors::{bail, ensure};
+use super::core::{Heads, Singles, softmax, zeros};
+use crate::framework::errors::{OrUserError, bail, ensure};
 use crate::framework::tensors::ints;
 
 /// Which keys are padding or hidden.
@@ -213,6 +213,56 @@ pub(super) fn check_bias(bias: &[usize], wanted: [usize; 4]) -> TractResult<[usi
         _ => bail!(
             "attention_bias has the shape {bias:?}, expected [{batch} or 1, {heads} or 1, \
              {queries}, {keys}]"
+        ),
+    }
+}
+
+/// The bias of scores, which is an optional input, and its shape.
+pub(super) fn score_bias<'a>(
+    bias: &'a Option<Singles<'_>>,
+    shape: Option<&Vec<usize>>,
+    wanted: [usize; 4],
+) -> TractResult<Option<(&'a [f32], [usize; 4])>> {
+    match (bias, shape) {
+        (Some(bias), Some(shape)) => Ok(Some((bias.get()?, check_bias(shape, wanted)?))),
+        _ => Ok(None),
+    }
+}
+
+/// The number of all keys. A mask, by its input's name, and a bias of scores must match it.
+pub(super) fn check_keys(
+    past: usize,
+    [batch, heads, queries, new]: [usize; 4],
+    mask: Option<&Vec<usize>>,
+    (name, starts): (&str, bool),
+    bias: Option<&Vec<usize>>,
+) -> TractResult<usize> {
+    let keys = past.checked_add(new).or_user_error("there are too many keys")?;
+    ensure!(keys > 0, "there are no keys to attend to");
+    if let Some(mask) = mask {
+        MaskSizes { batch, queries, keys, starts }.check(mask, name)?;
+    }
+    if let Some(bias) = bias {
+        check_bias(bias, [batch, heads, queries, keys])?;
+    }
+    Ok(keys)
+}
+
+/// The number of keys in a cache of so many rows, which is all of them or an input, before new ones.
+pub(super) fn past_length(
+    length: Option<&&Tensor>,
+    held: usize,
+    new: usize,
+    name: &str,
+) -> TractResult<usize> {
+    let Some(length) = length else { return Ok(held) };
+    let length = ints(length)?[0];
+    let most = held.saturating_sub(new);
+    match usize::try_from(length).ok().filter(|length| *length <= most && new <= held) {
+        Some(length) => Ok(length),
+        None => bail!(
+            "past_sequence_length is {length}, but {name} has {held} rows for earlier tokens and \
+             {new} new ones"
         ),
     }
 }

@@ -5,76 +5,20 @@ use belljar_operators::MICROSOFT;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::core::{Singles, from_singles};
-use super::masked::{Cache, Mask, MaskSizes, Masked, Place, check_bias};
-use super::wired::{Hidden, Wiring, broadcasts, is_plain};
+use super::core::{Singles, factor, from_singles};
+use super::masked::{Cache, Mask, MaskSizes, Masked, Place, check_keys, past_length, score_bias};
+use super::wired::{self, Hidden, Wires, Wiring, broadcasts, is_plain, shape_of};
 use crate::framework::dims::volume;
 use crate::framework::errors::{OrUserError, bail, ensure};
 use crate::framework::facts::{InputFact, OutputFact, known_shapes, optional, required};
-use crate::framework::operator::{Operator, OperatorExpansion, expansion};
+use crate::framework::operator::{Operator, OperatorExpansion};
 use crate::framework::registration::{Registration, own};
-use crate::framework::tensors::{Bits, ints, shapes};
-use crate::framework::upstream::BuildResult;
+use crate::framework::tensors::{Bits, shapes};
 
-pub(crate) const OPERATORS: &[Registration] =
-    &[own("MultiHeadAttention", |_, node| build(node)).of(MICROSOFT)];
-
-fn build(node: &NodeProto) -> BuildResult {
-    let op = multi_head(node, "key_padding_mask")?;
-    let outputs = node.output.iter().map(|name| !name.is_empty()).collect();
-    let inputs = node.input.iter().map(|name| !name.is_empty()).collect();
-    Ok((expand(WiredHeads { whole: expansion(op.clone(), node), op, inputs, outputs }), vec![]))
-}
-
-/// An attention that is wired where it can be.
-#[derive(Clone, Debug)]
-struct WiredHeads {
-    whole: OperatorExpansion,
-    op: MultiHead,
-    /// Which inputs and outputs have names.
-    inputs: Vec<bool>,
-    outputs: Vec<bool>,
-}
-
-impl Expansion for WiredHeads {
-    fn name(&self) -> StaticName {
-        "MultiHeadAttention".into()
-    }
-
-    fn nboutputs(&self) -> TractResult<usize> {
-        self.whole.nboutputs()
-    }
-
-    fn rules<'r, 'p: 'r, 's: 'r>(
-        &'s self,
-        s: &mut Solver<'r>,
-        inputs: &'p [TensorProxy],
-        outputs: &'p [TensorProxy],
-    ) -> InferenceResult {
-        self.whole.rules(s, inputs, outputs)
-    }
-
-    fn wire(
-        &self,
-        prefix: &str,
-        model: &mut TypedModel,
-        inputs: &[OutletId],
-    ) -> TractResult<TVec<OutletId>> {
-        let mut given = inputs.iter().copied();
-        let placed: Vec<Option<OutletId>> =
-            self.inputs.iter().map(|named| if *named { given.next() } else { None }).collect();
-        let Some(widths) = self.op.wires(model, &placed)? else {
-            return self.whole.wire(prefix, model, inputs);
-        };
-        let made = self.op.wired(&mut Wiring { prefix, model }, &placed, widths)?;
-        Ok(made
-            .into_iter()
-            .zip(&self.outputs)
-            .filter(|(_, named)| **named)
-            .map(|(o, _)| o)
-            .collect())
-    }
-}
+pub(crate) const OPERATORS: &[Registration] = &[own("MultiHeadAttention", |_, node| {
+    wired::built(multi_head(node, "key_padding_mask")?, node)
+})
+.of(MICROSOFT)];
 
 // The positions of the inputs.
 const BIAS: usize = 3;
@@ -220,14 +164,10 @@ impl MultiHead {
         past: usize,
         shapes: &[Option<Vec<usize>>],
     ) -> TractResult<usize> {
-        let keys = past.checked_add(s.new).or_user_error("there are too many keys")?;
-        ensure!(keys > 0, "there are no keys to attend to");
-        if let Some(mask) = optional(shapes, MASK) {
-            self.mask_sizes(s, keys).check(mask, self.mask)?;
-        }
-        if let Some(bias) = optional(shapes, SCORE_BIAS) {
-            check_bias(bias, [s.batch, self.heads, s.queries, keys])?;
-        }
+        let sizes = [s.batch, self.heads, s.queries, s.new];
+        let mask = optional(shapes, MASK);
+        let bias = optional(shapes, SCORE_BIAS);
+        let keys = check_keys(past, sizes, mask, (self.mask, false), bias)?;
         if self.shows {
             volume(&[s.batch, self.heads, s.queries, keys])?;
         }
@@ -236,22 +176,6 @@ impl MultiHead {
 
     fn mask_sizes(&self, s: &Sizes, keys: usize) -> MaskSizes {
         MaskSizes { batch: s.batch, queries: s.queries, keys, starts: false }
-    }
-
-    /// The number of keys that are in the cache before.
-    fn past(&self, s: &Sizes, inputs: &[Option<&Tensor>]) -> TractResult<usize> {
-        let Some(length) = optional(inputs, PAST_LENGTH) else { return Ok(s.held) };
-        let length = ints(length)?[0];
-        let most = s.held.saturating_sub(s.new);
-        match usize::try_from(length).ok().filter(|length| *length <= most && s.new <= s.held) {
-            Some(length) => Ok(length),
-            None => bail!(
-                "past_sequence_length is {length}, but past_key has {} rows for earlier tokens and \
-                 {} new ones",
-                s.held,
-                s.new
-            ),
-        }
     }
 }
 
@@ -262,10 +186,7 @@ impl MultiHead {
         model: &TypedModel,
         inputs: &[Option<OutletId>],
     ) -> TractResult<Option<[usize; 2]>> {
-        let shape = |at| match optional(inputs, at) {
-            Some(outlet) => Ok::<_, TractError>(Some(model.outlet_fact(*outlet)?.shape.to_tvec())),
-            None => Ok(None),
-        };
+        let shape = |at| shape_of(model, inputs, at);
         for (at, input) in inputs.iter().enumerate().filter(|(at, _)| *at != MASK) {
             if let Some(input) = input
                 && (at >= PAST_LENGTH || !is_plain(model, *input)?)
@@ -358,15 +279,23 @@ impl MultiHead {
             starts: false,
             bias: optional(inputs, SCORE_BIAS).copied(),
         };
-        let scale = self.scale(width);
+        let scale = factor(self.scale, width);
         let output = wiring.attention([queries, keys, values], new, scale, &hidden)?;
         Ok(tvec!(output, keys, values))
     }
+}
 
-    fn scale(&self, width: usize) -> f32 {
-        match self.scale.get() {
-            0.0 => 1.0 / (width as f32).sqrt(),
-            scale => scale,
+impl Wires for MultiHead {
+    fn wire(
+        &self,
+        whole: &OperatorExpansion,
+        wiring: &mut Wiring<'_>,
+        inputs: &[OutletId],
+    ) -> TractResult<TVec<OutletId>> {
+        let placed = whole.by_position(inputs.iter().copied());
+        match self.wires(wiring.model, &placed)? {
+            Some(widths) => whole.named_outputs(self.wired(wiring, &placed, widths)?),
+            None => whole.wire(wiring.prefix, wiring.model, inputs),
         }
     }
 }
@@ -427,7 +356,7 @@ impl Operator for MultiHead {
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
         let shapes = shapes(inputs);
         let s = self.sizes(&shapes)?;
-        let past = self.past(&s, inputs)?;
+        let past = past_length(optional(inputs, PAST_LENGTH), s.held, s.new, "past_key")?;
         let keys = self.check_keys(&s, past, &shapes)?;
         let heads = self.heads;
         let dtype = required(inputs, 0)?.datum_type();
@@ -450,11 +379,8 @@ impl Operator for MultiHead {
         let values_of = cache(&caches[1], &of_values, s.value_width)?;
         let shape = [s.batch, heads, s.queries, s.width];
         let queries = Cache::empty(s.queries).filled(shape, &of_queries)?;
-        let score_bias = given(SCORE_BIAS)?;
-        let bias_shape = optional(&shapes, SCORE_BIAS);
-        let bias_shape = bias_shape
-            .map(|shape| check_bias(shape, [s.batch, heads, s.queries, keys]))
-            .transpose()?;
+        let of_scores = given(SCORE_BIAS)?;
+        let wanted = [s.batch, heads, s.queries, keys];
         let attention = Masked {
             batch: s.batch,
             heads,
@@ -464,17 +390,14 @@ impl Operator for MultiHead {
             room,
             width: s.width,
             value_width: s.value_width,
-            scale: self.scale(s.width),
+            scale: factor(self.scale, s.width),
             causal: self.causal,
             mask: match optional(inputs, MASK) {
                 Some(mask) => self.mask_sizes(&s, keys).read(mask, self.mask)?,
                 None => Mask::None,
             },
             fill: self.fill.get(),
-            bias: match (&score_bias, bias_shape) {
-                (Some(bias), Some(shape)) => Some((bias.get()?, shape)),
-                _ => None,
-            },
+            bias: score_bias(&of_scores, optional(&shapes, SCORE_BIAS), wanted)?,
             shows: self.shows,
         };
         let [output, shown] = attention.attend(&queries, &keys_of, &values_of)?;

@@ -5,7 +5,7 @@ use belljar_operators::MICROSOFT;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::core::{Heads, Singles, from_singles, softmax, zeros};
+use super::core::{Heads, Singles, factor, from_singles, softmax, zeros};
 use super::grouped::{Groups, Place};
 use super::rotation::{Rotation, check_tables};
 use crate::framework::dims::volume;
@@ -300,10 +300,7 @@ impl Sparse {
         [keys, values]: [&[f32]; 2],
     ) -> TractResult<Vec<f32>> {
         let Groups { heads, kv_heads } = self.groups;
-        let scale = match self.scale.get() {
-            0.0 => 1.0 / (s.width as f32).sqrt(),
-            scale => scale,
-        };
+        let scale = factor(self.scale, s.width);
         let mut output = zeros(&[s.batch, s.tokens, heads * s.width])?;
         let mut rows = zeros(&[s.tokens, s.width])?;
         let mut out = zeros(&[s.tokens, s.width])?;

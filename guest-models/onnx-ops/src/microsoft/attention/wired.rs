@@ -2,6 +2,7 @@
 //! attention is only wired if all sizes that must be equal are known to be; any other is computed by
 //! its operator, which checks them in each run.
 
+use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::ops::array::{Slice, TypedConcat};
 use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_core::ops::math::{add, mul};
@@ -12,8 +13,9 @@ use super::core::{from_singles, zeros};
 use super::masked::{Mask, MaskSizes};
 use crate::framework::assumptions::is_positive;
 use crate::framework::facts::{InputFact, OutputFact, optional, required, with_dims};
-use crate::framework::operator::{Operator, expansion};
+use crate::framework::operator::{Operator, OperatorExpansion, expansion};
 use crate::framework::tensors::Bits;
+use crate::framework::upstream::BuildResult;
 use crate::framework::wiring::constant_like;
 
 /// Whether a value is of float32 and has no empty dimension.
@@ -29,6 +31,66 @@ pub(super) fn broadcasts(bias: &[TDim], wanted: &[TDim; 4]) -> bool {
     outer(batch, &wanted[0])
         && outer(heads, &wanted[1])
         && (queries, keys) == (&wanted[2], &wanted[3])
+}
+
+/// An attention that adds its own nodes to a model where it can.
+pub(super) trait Wires: Operator + Clone {
+    fn wire(
+        &self,
+        whole: &OperatorExpansion,
+        wiring: &mut Wiring<'_>,
+        inputs: &[OutletId],
+    ) -> TractResult<TVec<OutletId>>;
+}
+
+/// Such an attention in the form that tract's registry expects.
+pub(super) fn built<O: Wires>(op: O, node: &NodeProto) -> BuildResult {
+    Ok((expand(Wired { whole: expansion(op.clone(), node), op }), vec![]))
+}
+
+#[derive(Clone, Debug)]
+struct Wired<O> {
+    /// The attention as a single operator.
+    whole: OperatorExpansion,
+    op: O,
+}
+
+impl<O: Wires> Expansion for Wired<O> {
+    fn name(&self) -> StaticName {
+        self.op.name().into()
+    }
+
+    fn nboutputs(&self) -> TractResult<usize> {
+        self.whole.nboutputs()
+    }
+
+    fn rules<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+        outputs: &'p [TensorProxy],
+    ) -> InferenceResult {
+        self.whole.rules(s, inputs, outputs)
+    }
+
+    fn wire(
+        &self,
+        prefix: &str,
+        model: &mut TypedModel,
+        inputs: &[OutletId],
+    ) -> TractResult<TVec<OutletId>> {
+        self.op.wire(&self.whole, &mut Wiring { prefix, model }, inputs)
+    }
+}
+
+/// The shape of an input, if it is given.
+pub(super) fn shape_of(
+    model: &TypedModel,
+    inputs: &[Option<OutletId>],
+    at: usize,
+) -> TractResult<Option<TVec<TDim>>> {
+    let shape = |outlet: &OutletId| Ok(model.outlet_fact(*outlet)?.shape.to_tvec());
+    optional(inputs, at).map(shape).transpose()
 }
 
 /// Adds the nodes of one attention to a model.
@@ -152,7 +214,7 @@ impl Wiring<'_> {
             };
             let inputs: TVec<OutletId> =
                 [queries, keys, new].into_iter().chain(hidden.mask).collect();
-            let node = tract_onnx::pb::NodeProto {
+            let node = NodeProto {
                 input: inputs.iter().map(|_| "input".to_owned()).collect(),
                 output: vec!["output".to_owned()],
                 ..Default::default()

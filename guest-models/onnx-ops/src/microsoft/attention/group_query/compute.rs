@@ -12,7 +12,9 @@ use super::{
 };
 use crate::framework::facts::{optional, required};
 use crate::framework::tensors::{Bits, ints, shapes};
-use crate::microsoft::attention::core::{Heads, Singles, cap, from_singles, softmax, zeros};
+use crate::microsoft::attention::core::{
+    Heads, Singles, cap, factor, from_singles, softmax, zeros,
+};
 use crate::microsoft::attention::grouped::Groups;
 use crate::microsoft::attention::rotation::Rotation;
 
@@ -106,10 +108,7 @@ impl GroupQuery {
             Shown::Nothing => vec![],
             _ => zeros(&[s.batch, heads, s.tokens, plan.total])?,
         };
-        let scale = match self.scale.get() {
-            0.0 => 1.0 / (s.width as f32).sqrt(),
-            scale => scale,
-        };
+        let scale = factor(self.scale, s.width);
         let group = heads / kv_heads;
         let mut scores = vec![];
         for (batch, entry) in plan.entries.iter().enumerate() {
