@@ -33,7 +33,7 @@ pub(crate) const OPERATORS: &[Operator] = &[
             attr("qk_output", Int(0, 2)), attr("qk_norm_epsilon", AnyFloat), attr("q_norm_epsilon", AnyFloat),
             attr("k_norm_epsilon", AnyFloat), flag("sliding_window_cache"), attr("kv_cache_bit_width", Int(0, 8)),
             attr("k_quant_type", Text(QUANTIZATION)), attr("v_quant_type", Text(QUANTIZATION))]),
-    microsoft("SparseAttention", &[X, X, X, X, X, COUNT, COUNT, COUNT, COUNT, X, X]).optional(10).to(&[LIKE, LIKE, LIKE])
+    microsoft("SparseAttention", &[X, X, X, X, X, COUNT, COUNT, COUNT, COUNT, X, X]).optional(10).to(&[LIKE, LIKE, LIKE]).fewest(1)
         .with(&[HEADS, KV_HEADS, SCALE, flag("do_rotary"), flag("rotary_interleaved"), must("sparse_block_size", Int(1, 1 << 24))]),
     microsoft("Attention", &[X, X, X, COUNT, X, X, COUNT]).optional(5).to(&[LIKE, LIKE]).fewest(1)
         .with(&[HEADS, SCALE, flag("unidirectional"), attr("mask_filter_value", Float), attr("qkv_hidden_sizes", AnyInts),

@@ -215,6 +215,23 @@ pub(super) fn group_query_attention(draw: Draw) -> Case {
     case(inputs, Vec::from(heads), means).of(&values)
 }
 
+/// The same with a cache that the tokens fill, in one block.
+pub(super) fn sparse_attention(draw: Draw) -> Case {
+    let made = group_query_attention(draw);
+    let n = made.expected.len();
+    let mut inputs = made.inputs[..3].to_vec();
+    let cache = || given(&[1, 1, n, 1], &vec![0.0; n]);
+    let numbers = |dims: &[i64], numbers: &[i32]| {
+        let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        Input::Bytes(6, dims.to_vec(), bytes)
+    };
+    inputs.extend([cache(), cache(), numbers(&[1, 2], &[0, 1]), numbers(&[1, 1], &[0])]);
+    inputs.extend([int32(n as i32), int32(n as i32)]);
+    let mut attributes = made.attributes;
+    attributes.push(int_attribute("sparse_block_size", n as i64));
+    Case { inputs, attributes, ..made }
+}
+
 /// A projection to the value of a token that attends to itself.
 pub(super) fn projected_attention(draw: Draw) -> Case {
     let n = draw.count();

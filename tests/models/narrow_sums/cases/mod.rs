@@ -10,8 +10,8 @@ pub(crate) use made::{Case, Input};
 use made::{
     attention, bytes, case, causal_conv, dot, factors, folded, fourier, given,
     group_query_attention, ints, kept, linear_attention, logistic, mean, multi_head_attention,
-    normalized, products, projected_attention, recurrent, rows, running, skipped, squares, sum,
-    turned, variadic, with,
+    normalized, products, projected_attention, recurrent, rows, running, skipped, sparse_attention,
+    squares, sum, turned, variadic, with,
 };
 
 type Made = fn(Draw) -> Case;
@@ -256,6 +256,11 @@ pub(crate) const ADDING: &[(&str, Made)] = &[
     }),
     ("com.microsoft:Attention", projected_attention),
     ("com.microsoft:GroupQueryAttention", group_query_attention),
+    ("com.microsoft:SparseAttention", sparse_attention),
+    ("com.microsoft:DecoderMaskedMultiHeadAttention", |d| multi_head_attention(d, d.count(), 2)),
+    ("com.microsoft:DecoderMaskedMultiHeadAttention", |d| {
+        multi_head_attention(d, 4, d.count().min(1024))
+    }),
     ("com.microsoft:MultiHeadAttention", |d| multi_head_attention(d, d.count(), 2)),
     ("com.microsoft:MultiHeadAttention", |d| multi_head_attention(d, 4, d.count().min(1024))),
     ("com.microsoft:MRotaryEmbedding", |d| {
