@@ -3,23 +3,23 @@
 //! quantized to 2, 4 or 8 bits. Tokens are grouped by expert, so that each matrix is read once for
 //! all of its tokens, and matrices of experts that no token has chosen are not read.
 
+mod activation;
+mod attributes;
+mod checks;
 mod layers;
+mod routing;
 
 use belljar_operators::MICROSOFT;
-use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
+use self::attributes::{Activation, Fusion, Quantization, build};
 use self::layers::{Codes, Layer, Weights};
-use super::blocks::expect_shape;
-use crate::elementwise::approximations::{gelu_by_tanh, sigmoid};
-use crate::framework::assumptions;
 use crate::framework::dims;
-use crate::framework::errors::{OrUserError, bail, ensure};
+use crate::framework::errors::ensure;
 use crate::framework::facts::{InputFact, OutputFact, like, optional, required};
-use crate::framework::operator::{Operator, built};
+use crate::framework::operator::Operator;
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::Bits;
-use crate::framework::upstream::BuildResult;
 
 pub(crate) const OPERATORS: &[Registration] = &[
     own("MoE", |_, node| build(node, None)).of(MICROSOFT),
@@ -31,90 +31,6 @@ const TOKENS: usize = 128;
 
 const X: usize = 0;
 const ROUTER: usize = 1;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Activation {
-    Relu,
-    Gelu,
-    Silu,
-    Identity,
-    SwiGlu,
-}
-
-/// How the gate and the linear part of SwiGLU are given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fusion {
-    /// By two layers.
-    Apart,
-    /// By one layer, in turn.
-    Interleaved,
-    /// By one layer, one after the other.
-    Joined,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Quantization {
-    bits: usize,
-    /// The inputs that share a scale, or none if a whole row does.
-    block: Option<usize>,
-}
-
-impl Quantization {
-    fn of(node: &NodeProto) -> TractResult<Quantization> {
-        let kind = node.get_attr_opt::<&str>("quant_type")?.unwrap_or("int");
-        ensure!(kind == "int", "a \"quant_type\" of {kind:?} is not implemented; use \"int\"");
-        let layout = node.get_attr_opt::<i64>("weights_prepacked")?.unwrap_or(-1);
-        ensure!(
-            [-1, 0].contains(&layout),
-            "a \"weights_prepacked\" of {layout} is not implemented; store the weights unpacked"
-        );
-        let bits = node.get_attr_opt::<i64>("expert_weight_bits")?.unwrap_or(4);
-        ensure!(
-            [2, 4, 8].contains(&bits),
-            "an \"expert_weight_bits\" of {bits} is not implemented; use 2, 4 or 8"
-        );
-        let block = node.get_attr_opt::<i64>("block_size")?.unwrap_or(0);
-        let valid = block == 0 || block >= 16 && block.count_ones() == 1;
-        ensure!(valid, "a \"block_size\" of {block} is not a power of two from 16");
-        let block = usize::try_from(block).ok().filter(|block| *block > 0);
-        Ok(Quantization { bits: bits as usize, block })
-    }
-}
-
-fn build(node: &NodeProto, quantization: Option<Quantization>) -> BuildResult {
-    let chosen = node.get_attr_opt::<i64>("k")?.unwrap_or(1);
-    ensure!(chosen > 0, "a \"k\" of {chosen} is not positive");
-    let mixer = node.get_attr_opt::<i64>("use_sparse_mixer")?.unwrap_or(0);
-    ensure!(mixer == 0, "\"use_sparse_mixer\" = {mixer} is not implemented; use 0");
-    let activation = match node.get_attr_opt::<&str>("activation_type")?.unwrap_or("relu") {
-        "relu" => Activation::Relu,
-        "gelu" => Activation::Gelu,
-        "silu" => Activation::Silu,
-        "identity" => Activation::Identity,
-        "swiglu" => Activation::SwiGlu,
-        other => bail!("the activation {other:?} is not implemented"),
-    };
-    let fusion = match node.get_attr_opt::<i64>("swiglu_fusion")?.unwrap_or(0) {
-        0 => Fusion::Apart,
-        1 => Fusion::Interleaved,
-        2 => Fusion::Joined,
-        other => bail!("a \"swiglu_fusion\" of {other} is not 0, 1 or 2"),
-    };
-    let limit = Bits::of(node, "swiglu_limit", f32::INFINITY)?;
-    ensure!(limit.get() >= 0.0, "a \"swiglu_limit\" of {} is negative", limit.get());
-    let experts = Experts {
-        chosen: chosen as usize,
-        normalize: node.get_attr_opt::<i64>("normalize_routing_weights")?.unwrap_or(0) != 0,
-        activation,
-        // Other activations have no parts.
-        fusion: if activation == Activation::SwiGlu { fusion } else { Fusion::Apart },
-        alpha: Bits::of(node, "activation_alpha", 1.0)?,
-        beta: Bits::of(node, "activation_beta", 0.0)?,
-        limit,
-        quantization,
-    };
-    built(experts, node)
-}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Experts {
@@ -161,163 +77,6 @@ impl Experts {
     /// How many outputs of the first layer become one input of the second.
     fn parts(&self) -> usize {
         if self.fusion == Fusion::Apart { 1 } else { 2 }
-    }
-
-    fn check_layer(
-        &self,
-        inputs: &[Option<InputFact>],
-        layer: usize,
-        [experts, outputs, columns]: [&TDim; 3],
-    ) -> TractResult<()> {
-        let (at, number) = (self.positions(layer), layer + 1);
-        let weights = required(inputs, at.weights)?;
-        if let Some(bias) = optional(inputs, at.bias) {
-            let shape = [experts.clone(), outputs.clone()];
-            expect_shape(&bias.shape, &shape, &format!("biases of layer {number}"))?;
-        }
-        let what = format!("weights of layer {number}");
-        let Some(Quantization { bits, block }) = self.quantization else {
-            let shape = [experts, outputs, columns].map(TDim::clone);
-            return expect_shape(&weights.shape, &shape, &what);
-        };
-        let packed = |count: &TDim| (count.clone() * bits as i64).divceil(8);
-        let width = packed(columns);
-        ensure!(
-            assumptions::equal(&(width.clone() * (8 / bits as i64)), columns)?,
-            "rows of {columns} weights of {bits} bits are not whole bytes"
-        );
-        expect_shape(&weights.shape, &[experts.clone(), outputs.clone(), width], &what)?;
-        let scales = optional(inputs, at.scales)
-            .or_user_error(format_args!("the scales of layer {number} are missing"))?;
-        let zeros = optional(inputs, at.zeros);
-        let what = [format!("scales of layer {number}"), format!("zero points of layer {number}")];
-        let mut shapes = [vec![experts.clone()], vec![experts.clone()]];
-        if let Some(block) = block {
-            let blocks = columns.clone() / block;
-            ensure!(
-                assumptions::equal(&(blocks.clone() * block), columns)?,
-                "rows of {columns} weights cannot be divided into blocks of {block}"
-            );
-            shapes[0].extend([outputs.clone(), blocks.clone()]);
-            shapes[1].extend([outputs.clone(), packed(&blocks)]);
-        } else {
-            shapes[0].push(outputs.clone());
-            shapes[1].push(packed(outputs));
-        }
-        expect_shape(&scales.shape, &shapes[0], &what[0])?;
-        zeros.map_or(Ok(()), |zeros| expect_shape(&zeros.shape, &shapes[1], &what[1]))
-    }
-
-    fn check(&self, inputs: &[Option<InputFact>]) -> TractResult<()> {
-        let x = required(inputs, X)?;
-        ensure!(
-            [2, 3].contains(&x.rank()),
-            "expected an input of 2 or 3 dimensions, found {}",
-            x.rank()
-        );
-        let (tokens, hidden) = x.shape.split_at(x.rank() - 1);
-        let (tokens, hidden) = (tokens.iter().product::<TDim>(), &hidden[0]);
-        let first = required(inputs, self.positions(0).weights)?;
-        let [experts, outputs, _] = &*first.shape else {
-            bail!("expected weights of 3 dimensions, found the shape {}", dims::shown(&first.shape))
-        };
-        let routed = [tokens, experts.clone()];
-        expect_shape(&required(inputs, ROUTER)?.shape, &routed, "scores of experts")?;
-        if let Some(shares) = self.shares(inputs) {
-            expect_shape(&shares.shape, &routed, "shares of experts")?;
-        }
-        let enough = experts.as_i64().is_none_or(|experts| self.chosen as i64 <= experts);
-        ensure!(enough, "a \"k\" of {} is more than the {experts} experts", self.chosen);
-        let inner = outputs.clone() / self.parts();
-        ensure!(
-            assumptions::equal(&(inner.clone() * self.parts()), outputs)?,
-            "the first layer has {outputs} outputs, which cannot be divided into two parts"
-        );
-        self.check_layer(inputs, 0, [experts, outputs, hidden])?;
-        self.check_layer(inputs, 1, [experts, hidden, &inner])?;
-        let third = optional(inputs, self.positions(2).weights).is_some();
-        let needed = self.activation == Activation::SwiGlu && self.fusion == Fusion::Apart;
-        ensure!(
-            third || !needed,
-            "swiglu with \"swiglu_fusion\" = 0 needs a third layer (fc3_experts_weights); use 1 or 2 \
-             if the first layer has both parts"
-        );
-        ensure!(
-            !third || self.fusion == Fusion::Apart,
-            "a third layer is not allowed when the first has both parts; use \"swiglu_fusion\" = 0"
-        );
-        if third {
-            self.check_layer(inputs, 2, [experts, &inner, hidden])?;
-        }
-        Ok(())
-    }
-
-    /// The experts of a token, and their shares.
-    fn choose(&self, scores: &[f32], given: Option<&[f32]>) -> Vec<(usize, f32)> {
-        let mut order: Vec<usize> = (0..scores.len()).collect();
-        // Of equal scores the first is chosen, and a zero has no sign.
-        order.sort_by(|a, b| (scores[*b] + 0.0).total_cmp(&(scores[*a] + 0.0)));
-        order.truncate(self.chosen);
-        let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let power = |score: f32| (f64::from(score) - f64::from(most)).exp();
-        let mut shares: Vec<f64> = match given {
-            Some(given) => order.iter().map(|at| f64::from(given[*at])).collect(),
-            None => {
-                let sum: f64 = scores.iter().map(|score| power(*score)).sum();
-                order.iter().map(|at| power(scores[*at]) / sum).collect()
-            }
-        };
-        if self.normalize {
-            let sum: f64 = shares.iter().sum();
-            shares.iter_mut().for_each(|share| *share /= sum);
-        }
-        order.into_iter().zip(shares.into_iter().map(|share| share as f32)).collect()
-    }
-
-    /// The gate of SwiGLU times its linear part.
-    fn gated(&self, gate: f32, linear: f32) -> f32 {
-        let limit = self.limit.get();
-        // Comparisons that keep what is not a number.
-        let below = |x: f32| if x > limit { limit } else { x };
-        let gate = below(gate);
-        let linear = below(if linear < -limit { -limit } else { linear });
-        gate * sigmoid(self.alpha.get() * gate) * (linear + self.beta.get())
-    }
-
-    /// What the second layer reads, of the outputs of the first and of the third.
-    fn activate(&self, first: Vec<f32>, third: Option<Vec<f32>>, inner: usize) -> Vec<f32> {
-        let activate: fn(f32) -> f32 = match self.activation {
-            Activation::Relu => |x| if x < 0.0 { 0.0 } else { x },
-            Activation::Gelu => gelu_by_tanh,
-            Activation::Silu => |x| x * sigmoid(x),
-            Activation::Identity => |x| x,
-            Activation::SwiGlu => {
-                let pair = |(gate, linear): (&f32, &f32)| self.gated(*gate, *linear);
-                return match (self.fusion, third) {
-                    (Fusion::Interleaved, _) => {
-                        let (pairs, _) = first.as_chunks::<2>();
-                        pairs.iter().map(|[gate, linear]| self.gated(*gate, *linear)).collect()
-                    }
-                    (Fusion::Joined, _) => {
-                        let rows = first.chunks_exact((2 * inner).max(1));
-                        let halves = rows.map(|row| row.split_at(inner));
-                        halves
-                            .flat_map(|(gate, linear)| gate.iter().zip(linear))
-                            .map(pair)
-                            .collect()
-                    }
-                    (Fusion::Apart, third) => {
-                        first.iter().zip(third.iter().flatten()).map(pair).collect()
-                    }
-                };
-            }
-        };
-        let mut hidden = first;
-        hidden.iter_mut().for_each(|x| *x = activate(*x));
-        for (hidden, third) in hidden.iter_mut().zip(third.iter().flatten()) {
-            *hidden *= third;
-        }
-        hidden
     }
 }
 

@@ -2,14 +2,15 @@
 //! when they are multiplied with them: the inputs of all steps together, and in each step the states
 //! of all sequences together.
 
+mod direction;
+
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::integers::{Bytes, check_depth, product};
-use super::matmul::scaled;
-use super::parameters::{Dynamic, scales, zeros};
-use crate::elementwise::approximations::{sigmoid, tanh};
+use self::direction::{Activation, Direction, Weights};
+use super::integers::{Bytes, check_depth};
+use super::parameters::{scales, zeros};
 use crate::framework::dims::volume;
 use crate::framework::errors::{bail, ensure};
 use crate::framework::facts::{InputFact, OutputFact, known_shapes, optional, required, with_dims};
@@ -63,47 +64,6 @@ fn build(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     built(lstm, node)
 }
 
-/// A function of the sums of gates and of cells, with ONNX's default parameters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Activation {
-    Sigmoid,
-    Tanh,
-    Relu,
-    HardSigmoid,
-    Softsign,
-}
-
-impl Activation {
-    fn of(name: &str) -> TractResult<Activation> {
-        let known = [
-            ("Sigmoid", Activation::Sigmoid),
-            ("Tanh", Activation::Tanh),
-            ("Relu", Activation::Relu),
-            ("HardSigmoid", Activation::HardSigmoid),
-            ("Softsign", Activation::Softsign),
-        ];
-        let found = known.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-        let Some((_, found)) = found else {
-            bail!(
-                "the activation {name:?} is not implemented; use Sigmoid, Tanh, Relu, HardSigmoid \
-                 or Softsign"
-            )
-        };
-        Ok(found)
-    }
-
-    fn at(self, x: f32) -> f32 {
-        match self {
-            Activation::Sigmoid => sigmoid(x),
-            Activation::Tanh => tanh(x),
-            Activation::Relu if x < 0.0 => 0.0,
-            Activation::Relu => x,
-            Activation::HardSigmoid => (0.2 * x + 0.5).clamp(0.0, 1.0),
-            Activation::Softsign => x / (1.0 + x.abs()),
-        }
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Lstm {
     /// For each direction, whether it is reversed.
@@ -122,59 +82,6 @@ struct Sizes {
     batch: usize,
     inputs: usize,
     hidden: usize,
-}
-
-/// Weights of one direction.
-struct Weights<'w> {
-    values: Bytes<'w>,
-    scales: &'w [f32],
-    zeros: &'w [i32],
-}
-
-impl Weights<'_> {
-    /// The products of rows of floats with the weights.
-    fn times(&self, rows: &[f32], sizes: [usize; 3]) -> TractResult<Vec<f32>> {
-        let rows = Dynamic::of(rows)?;
-        let sums = product(&rows.values, self.values, self.zeros, sizes, false)?;
-        Ok(scaled(&sums, rows.scale, self.scales, None, sizes[2]))
-    }
-}
-
-/// The weights of one direction, and the parameters of its cells.
-struct Direction<'w> {
-    activations: [Activation; 3],
-    clip: f32,
-    coupled: bool,
-    inputs: Weights<'w>,
-    states: Weights<'w>,
-    /// The biases of inputs and states together.
-    bias: Vec<f32>,
-    peepholes: Option<&'w [f32]>,
-}
-
-impl Direction<'_> {
-    /// Advances the state and the cell of one sequence from the sums of its gates, which are in the
-    /// order input, output, forget, candidate.
-    fn step(&self, gates: &[f32], h: &mut [f32], c: &mut [f32]) {
-        let size = h.len();
-        for at in 0..size {
-            let gate = |which: usize| gates[which * size + at] + self.bias[which * size + at];
-            let peep = |which: usize, cell: f32| {
-                self.peepholes.map_or(0.0, |weights| weights[which * size + at] * cell)
-            };
-            let [of_gates, of_candidate, of_cell] = self.activations;
-            let activated =
-                |function: Activation, x: f32| function.at(x.clamp(-self.clip, self.clip));
-            let input = activated(of_gates, gate(0) + peep(0, c[at]));
-            let forget = match self.coupled {
-                true => 1.0 - input,
-                false => activated(of_gates, gate(2) + peep(2, c[at])),
-            };
-            c[at] = forget * c[at] + input * activated(of_candidate, gate(3));
-            let output = activated(of_gates, gate(1) + peep(1, c[at]));
-            h[at] = output * activated(of_cell, c[at]);
-        }
-    }
 }
 
 impl Lstm {

@@ -1,20 +1,21 @@
 //! Attention: projects its input to queries, keys and values by one matrix, and attends to them. The
 //! projection is a product of its own, so that it is computed like any other product of matrices.
 
+mod sizes;
+mod wiring;
+
 use belljar_operators::MICROSOFT;
 use tract_onnx::pb::NodeProto;
-use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_hir::internal::*;
 
 use super::core::{Singles, factor, from_singles};
-use super::masked::{Cache, Mask, MaskSizes, Masked, Place, check_keys, past_length, score_bias};
-use super::wired::{self, Hidden, Wires, Wiring, broadcasts, is_plain, shape_of};
-use crate::framework::equal_sizes::check_equal_sizes;
+use super::masked::{Cache, Mask, Masked, Place, past_length, score_bias};
+use super::wired;
 use crate::framework::errors::{OrUserError, bail, ensure};
 use crate::framework::facts::{
     InputFact, OutputFact, known_shapes, optional, required, unknown_dims,
 };
-use crate::framework::operator::{Operator, OperatorExpansion};
+use crate::framework::operator::Operator;
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{Bits, shapes};
 
@@ -75,228 +76,6 @@ fn fused(node: &NodeProto) -> TractResult<Attention> {
         shared: flag("past_present_share_buffer")?,
         projected: false,
     })
-}
-
-impl Wires for Attention {
-    /// Wires the projection, and then the attention.
-    fn wire(
-        &self,
-        whole: &OperatorExpansion,
-        wiring: &mut Wiring<'_>,
-        inputs: &[OutletId],
-    ) -> TractResult<TVec<OutletId>> {
-        let (prefix, model) = (wiring.prefix, &mut *wiring.model);
-        for (input, rank) in [(0, 3), (1, 2)] {
-            let found = model.outlet_fact(inputs[input])?.rank();
-            ensure!(found == rank, "input {input} has {found} dimensions, expected {rank}");
-        }
-        let checked = check_equal_sizes(vec![[(0, 2), (1, 0)]], prefix, model, &inputs[..2])?;
-        let dtype = model.outlet_fact(inputs[0])?.datum_type;
-        let product = EinSum::new("amk,kn->amn".parse()?, dtype);
-        let product = model.wire_node(format!("{prefix}.projection"), product, &checked)?[0];
-        let placed = whole.by_position(inputs.iter().copied());
-        if let Some(channels) = self.wires(model, &placed, product)? {
-            return whole.named_outputs(self.wired(wiring, &placed, product, channels)?);
-        }
-        let projected = Attention { projected: true, ..self.clone() };
-        let rest = [&[product], &inputs[2..]].concat();
-        whole.without_input(projected, WEIGHTS).wire(prefix, model, &rest)
-    }
-}
-
-impl Attention {
-    /// The channels of queries, keys and values, if the attention can be wired.
-    fn wires(
-        &self,
-        model: &TypedModel,
-        inputs: &[Option<OutletId>],
-        projected: OutletId,
-    ) -> TractResult<Option<[usize; 3]>> {
-        let shape = |at| shape_of(model, inputs, at);
-        if self.shared || optional(inputs, PAST_LENGTH).is_some() {
-            return Ok(None);
-        }
-        for at in [0, WEIGHTS, BIAS, PAST, SCORE_BIAS] {
-            if let Some(input) = optional(inputs, at)
-                && !is_plain(model, *input)?
-            {
-                return Ok(None);
-            }
-        }
-        let product = model.outlet_fact(projected)?.shape.to_tvec();
-        let all = product[2].as_i64().and_then(|all| usize::try_from(all).ok());
-        let Some(all) = all else { return Ok(None) };
-        let channels = self.channels(all)?;
-        if shape(BIAS)?.is_some_and(|bias| *bias != [all.to_dim()])
-            || shape(MASK)?.is_some_and(|mask| mask.len() > 3)
-        {
-            return Ok(None);
-        }
-        let (batch, tokens) = (product[0].clone(), product[1].clone());
-        let (heads, width) = (self.heads.to_dim(), (channels[0] / self.heads).to_dim());
-        let mut keys = tokens.clone();
-        if let Some(past) = shape(PAST)? {
-            match &*past {
-                [two, b, n, held, w]
-                    if (two, b, n, w) == (&2.to_dim(), &batch, &heads, &width)
-                        && channels[0] == channels[2] =>
-                {
-                    keys = held.clone() + &tokens;
-                }
-                _ => return Ok(None),
-            }
-        }
-        let wanted = [batch, heads, tokens, keys];
-        let fits = shape(SCORE_BIAS)?.is_none_or(|bias| broadcasts(&bias, &wanted));
-        Ok(fits.then_some(channels))
-    }
-
-    /// Wires the attention: its output, and the cache.
-    fn wired(
-        &self,
-        wiring: &mut Wiring<'_>,
-        inputs: &[Option<OutletId>],
-        projected: OutletId,
-        channels: [usize; 3],
-    ) -> TractResult<TVec<OutletId>> {
-        let (heads, mut first) = (self.heads, 0);
-        let mut rows = tvec!();
-        for (name, count) in ["query", "key", "value"].into_iter().zip(channels) {
-            let part = wiring.part(name, projected, first..first + count)?;
-            let bias = match optional(inputs, BIAS) {
-                Some(bias) => {
-                    Some(wiring.part(&format!("{name}.bias"), *bias, first..first + count)?)
-                }
-                None => None,
-            };
-            rows.push(wiring.heads(name, part, bias, heads)?);
-            first += count;
-        }
-        let (queries, new) = (rows[0], rows[1]);
-        let (mut keys, mut values) = (new, rows[2]);
-        if let Some(past) = optional(inputs, PAST).copied() {
-            let [of_keys, of_values] =
-                [wiring.half("key", past, 0)?, wiring.half("value", past, 1)?];
-            keys = wiring.after("key", Some(of_keys), keys)?;
-            values = wiring.after("value", Some(of_values), values)?;
-        }
-        let hidden = Hidden {
-            causal: self.causal,
-            mask: optional(inputs, MASK).copied(),
-            fill: self.fill,
-            name: "mask_index",
-            starts: true,
-            bias: optional(inputs, SCORE_BIAS).copied(),
-        };
-        let scale = factor(self.scale, channels[0] / heads);
-        let output = wiring.attention([queries, keys, values], new, scale, &hidden)?;
-        // Only keys and values of the same size have a common cache.
-        let present = if channels[0] == channels[2] { wiring.both(keys, values)? } else { keys };
-        Ok(tvec!(output, present))
-    }
-}
-
-struct Sizes {
-    batch: usize,
-    tokens: usize,
-    /// The number of rows of the past cache.
-    held: usize,
-    width: usize,
-    value_width: usize,
-}
-
-impl Attention {
-    /// The channels of queries, keys and values.
-    fn channels(&self, all: usize) -> TractResult<[usize; 3]> {
-        let heads = self.heads;
-        let channels = match self.hidden {
-            None => [all / 3; 3],
-            Some(hidden) => hidden,
-        };
-        let sum = channels.iter().try_fold(0usize, |sum, size| sum.checked_add(*size));
-        ensure!(
-            sum == Some(all),
-            "the weights have {all} columns, which are not three equal parts, or those of \
-             qkv_hidden_sizes"
-        );
-        let whole = channels.iter().all(|size| *size > 0 && size % heads == 0);
-        ensure!(whole, "the hidden sizes {channels:?} are not multiples of {heads} heads");
-        Ok(channels)
-    }
-
-    fn sizes(&self, shapes: &[Option<Vec<usize>>]) -> TractResult<Sizes> {
-        let input = required(shapes, 0)?;
-        let [batch, tokens, inner] = **input else {
-            bail!("the input has the shape {input:?}, expected three dimensions")
-        };
-        let all = match optional(shapes, WEIGHTS) {
-            None => inner,
-            Some(weights) => match **weights {
-                [rows, all] if rows == inner => all,
-                _ => bail!(
-                    "the weights have the shape {weights:?}, expected {inner} rows, like the \
-                     channels of the input"
-                ),
-            },
-        };
-        let heads = self.heads;
-        let [of_keys, _, of_values] = self.channels(all)?;
-        let (width, value_width) = (of_keys / heads, of_values / heads);
-        if let Some(bias) = optional(shapes, BIAS) {
-            ensure!(**bias == [all], "the bias has the shape {bias:?}, expected [{all}]");
-        }
-        let held = match optional(shapes, PAST) {
-            None => 0,
-            Some(past) => {
-                let held = past.get(3).copied().unwrap_or(0);
-                ensure!(
-                    **past == [2, batch, heads, held, width],
-                    "past has the shape {past:?}, expected [2, {batch}, {heads}, tokens, {width}]"
-                );
-                held
-            }
-        };
-        let one = |shape: &Vec<usize>| shape.iter().product::<usize>() == 1;
-        ensure!(
-            !self.shared
-                || optional(shapes, PAST).is_some()
-                    && optional(shapes, PAST_LENGTH).is_some_and(one),
-            "past_present_share_buffer is 1, which needs past, and past_sequence_length as one \
-             number"
-        );
-        ensure!(
-            self.shared || optional(shapes, PAST_LENGTH).is_none(),
-            "past_sequence_length is given, but past_present_share_buffer is not 1"
-        );
-        let s = Sizes { batch, tokens, held, width, value_width };
-        if !self.shared {
-            self.check_keys(&s, held, shapes)?;
-        }
-        Ok(s)
-    }
-
-    /// Checks what depends on the number of all keys.
-    fn check_keys(
-        &self,
-        s: &Sizes,
-        past: usize,
-        shapes: &[Option<Vec<usize>>],
-    ) -> TractResult<usize> {
-        let mask = optional(shapes, MASK);
-        if let Some(mask) = mask {
-            ensure!(
-                mask.len() != 4,
-                "mask_index has the shape {mask:?}, but masks of four dimensions are not \
-                 implemented. Give [batch, tokens, all tokens]"
-            );
-        }
-        let sizes = [s.batch, self.heads, s.tokens, s.tokens];
-        check_keys(past, sizes, mask, ("mask_index", true), optional(shapes, SCORE_BIAS))
-    }
-
-    fn mask_sizes(&self, s: &Sizes, keys: usize) -> MaskSizes {
-        MaskSizes { batch: s.batch, queries: s.tokens, keys, starts: true }
-    }
 }
 
 impl Operator for Attention {
@@ -422,7 +201,7 @@ mod tests {
 
     #[test]
     fn attention_gives_what_onnxruntime_and_numpy_give() {
-        cases::check(include_str!("cases/attention.txt"));
+        cases::check(include_str!("../cases/attention.txt"));
     }
 
     /// Two tokens of three channels, projected to two heads of one element.

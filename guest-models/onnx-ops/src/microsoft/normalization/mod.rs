@@ -3,12 +3,15 @@
 //! has in ONNX's own domain. The simplified ones divide by the root of the mean square and subtract
 //! no mean.
 
+mod kind;
+
 use belljar_operators::MICROSOFT;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::ops::cast::cast;
 use tract_onnx::tract_core::ops::math::{add, mul, sqrt, square, sub};
 use tract_onnx::tract_hir::internal::*;
 
+use self::kind::{Kind, Part};
 use crate::elementwise::binary::{self, Div};
 use crate::framework::axes::resolve;
 use crate::framework::equal_sizes::{Pair, check_equal_sizes, shapes_of};
@@ -25,45 +28,6 @@ pub(crate) const OPERATORS: &[Registration] = &[
     own("SkipSimplifiedLayerNormalization", |_, node| build(Kind::SkipSimplified, node))
         .of(MICROSOFT),
 ];
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Simplified,
-    Skip,
-    SkipSimplified,
-}
-
-/// What an output is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
-    Output,
-    Mean,
-    Inverse,
-    Sum,
-}
-
-impl Kind {
-    /// The number of inputs that are required.
-    fn required(self) -> usize {
-        if self == Kind::Simplified { 2 } else { 3 }
-    }
-
-    /// The positions of the scale, of the shift after it, and of the bias before the normalization.
-    fn parameters(self) -> (usize, Option<usize>, Option<usize>) {
-        match self {
-            Kind::Simplified => (1, None, None),
-            Kind::Skip => (2, Some(3), Some(4)),
-            Kind::SkipSimplified => (2, None, Some(3)),
-        }
-    }
-
-    fn outputs(self) -> &'static [Part] {
-        match self {
-            Kind::Simplified => &[Part::Output, Part::Inverse],
-            _ => &[Part::Output, Part::Mean, Part::Inverse, Part::Sum],
-        }
-    }
-}
 
 fn build(kind: Kind, node: &NodeProto) -> BuildResult {
     let least = if kind == Kind::Simplified { 1e-5 } else { 1e-12 };

@@ -1,10 +1,13 @@
 //! SparseAttention: causal attention of groups of query heads to a cache of fixed size, in which each
 //! block of queries sees only some of the blocks of keys.
 
+mod layouts;
+
 use belljar_operators::MICROSOFT;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
+use self::layouts::Layouts;
 use super::core::{Heads, Singles, factor, from_singles, softmax, zeros};
 use super::grouped::{Groups, Place};
 use super::rotation::{Rotation, check_tables};
@@ -155,47 +158,6 @@ impl Sparse {
             }
         };
         ints(lengths)?.into_iter().enumerate().map(start).collect()
-    }
-}
-
-/// Which blocks of keys the blocks of queries see, in each layout.
-struct Layouts {
-    seen: Vec<bool>,
-    blocks: usize,
-}
-
-impl Layouts {
-    fn of(s: &Sizes, rows: &Tensor, columns: &Tensor) -> TractResult<Layouts> {
-        let (rows, columns) = (ints(rows)?, ints(columns)?);
-        let mut seen = vec![false; volume(&[s.layouts, s.blocks, s.blocks])?];
-        for (row, seen) in seen.chunks_exact_mut(s.blocks).enumerate() {
-            let layout = row / s.blocks;
-            let ends = &rows[layout * (s.blocks + 1) + row % s.blocks..][..2];
-            let end = |at: i64| usize::try_from(at).ok().filter(|at| *at <= s.listed);
-            let (Some(from), Some(to)) = (end(ends[0]), end(ends[1])) else {
-                bail!(
-                    "block_row_indices has the elements {ends:?}, but block_col_indices has {} \
-                     elements",
-                    s.listed
-                )
-            };
-            let columns = &columns[layout * s.listed..][..s.listed];
-            let listed = columns.get(from..to);
-            for &column in listed.or_user_error("block_row_indices must not decrease")? {
-                match usize::try_from(column).ok().filter(|column| *column < s.blocks) {
-                    Some(column) => seen[column] = true,
-                    None => {
-                        bail!("block_col_indices has {column}, but there are {} blocks", s.blocks)
-                    }
-                }
-            }
-        }
-        Ok(Layouts { seen, blocks: s.blocks })
-    }
-
-    /// The blocks of keys that a block of queries sees.
-    fn row(&self, layout: usize, block: usize) -> &[bool] {
-        &self.seen[(layout * self.blocks + block) * self.blocks..][..self.blocks]
     }
 }
 
@@ -353,7 +315,7 @@ mod tests {
 
     #[test]
     fn sparse_attention_gives_what_onnxruntime_and_numpy_give() {
-        cases::check(include_str!("cases/sparse.txt"));
+        cases::check(include_str!("../cases/sparse.txt"));
     }
 
     fn heads() -> Case {
