@@ -126,6 +126,15 @@ class Case:
         return f"{self.attributes} inputs {' '.join(inputs)} outputs {self.outputs}"
 
 
+def pseudorandom(shape, state):
+    """Multiples of 1/64 from -2 to 2, as onnx-ops' own tests make them from the same seed."""
+    numbers = np.empty(int(np.prod(shape)), np.float32)
+    for at in range(numbers.size):
+        state = (state * 1664525 + 1013904223) % 2**32
+        numbers[at] = (state >> 24) / 64 - 2
+    return numbers.reshape(shape)
+
+
 def difference(ours, theirs, tolerance=None, trim=True, in_place=None):
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     if ours.dtype.kind in "OUS":

@@ -5,7 +5,8 @@ no entry explains counts as unknown and needs to be investigated.
 
 Some differences are not drawn, because onnxruntime aborts or reads memory that it has not written:
 MatMulBnb4 with transB = 0; SparseAttention with do_rotary, several sequences, and a prompt of one
-token; DecoderMaskedMultiHeadAttention with past caches and without present ones; QLinearSigmoid and QLinearLeakyRelu whose last input is left out instead of named "".
+token; DecoderMaskedMultiHeadAttention with past caches and without present ones; QLinearSigmoid and
+QLinearLeakyRelu whose last input is left out instead of named "".
 
 QLinearReduceMean has a documentation but no kernel on the CPU, and so no second judge.
 With more than one thread, DynamicQuantizeLSTM may quantize the hidden state of each thread's sequences

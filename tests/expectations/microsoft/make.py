@@ -15,6 +15,7 @@ How to run, in any Python environment with the packages named here:
     python3 make.py pack                          # rewrites cases.tar.gz and disagreements.txt
     python3 make.py check FOLDER --runner 'CMD {model} {inputs} {outputs}'
     python3 make.py text FILE --only MoE --count 60     # cases in the format of onnx-ops' own tests
+    python3 make.py titled ../../../guest-models/onnx-ops/src/microsoft/attention/cases    # as well
     python3 make.py text FILE --only SparseAttention --count 100 --cases 6 --seeded    # inputs as seeds
 
 The stored `cases.tar.gz` was made with these versions on x86-64, with Python 3.11 (another zlib may
@@ -53,6 +54,8 @@ import cases
 import draw
 import known
 import reference
+import titled
+from titled.titled import Titled
 
 # What `pack` stores: this many cases of each operator, each of at most so many bytes.
 PACKED_CASES, PACKED_BYTES, PACKED_SEED = 10, 3_000, 7
@@ -211,32 +214,38 @@ def text(file, operators, seed, count, cases_each, seeded, having):
 def seed_inputs(number, case):
     """Replaces large float inputs by numbers from seeds. Whether the two judges still agree."""
     for at, array in enumerate(case.inputs):
-        if array is not None and array.dtype == np.float32 and array.size >= SEEDED_NUMBERS and array.min() < 0:
+        if array is None or array.dtype != np.float32:
+            continue
+        # Scales are positive, and stay as they are drawn.
+        if array.size >= SEEDED_NUMBERS and array.min() < 0:
             case.seeds[at] = number * 100 + at
-            case.inputs[at] = pseudorandom(array.shape, case.seeds[at])
+            case.inputs[at] = cases.pseudorandom(array.shape, case.seeds[at])
     case.compute(reference.OPERATORS[case.operator])
     actual = run_onnxruntime(case)
     return not isinstance(actual, str) and case.difference(actual) is None
 
 
-def pseudorandom(shape, state):
-    """Multiples of 1/64 from -2 to 2, as `cases.rs` makes them from the same seed."""
-    numbers = np.empty(int(np.prod(shape)), np.float32)
-    for at in range(numbers.size):
-        state = (state * 1664525 + 1013904223) % 2**32
-        numbers[at] = (state >> 24) / 64 - 2
-    return numbers.reshape(shape)
+def write_titled(folder):
+    """Writes the cases of `titled/` as files in the format of onnx-ops' own tests."""
+    for name, make in titled.FILES.items():
+        made = Titled(run_onnxruntime)
+        make(made)
+        text = "\n".join(as_text(title, case, None) for title, case in made.cases)
+        (pathlib.Path(folder) / f"{name}.txt").write_text(text)
+        print(f"{name}.txt: {len(made.cases)} cases, {len(text)} bytes")
 
 
 def types_of(case):
     return {str(array.dtype) for array in case.inputs + case.expected if array is not None}
 
 
-def as_text(number, case):
+def as_text(title, case, tolerance=cases.TOLERANCES["float32"]):
     """One case, in which an operator that computes in float32 may differ from the reference by rounding."""
-    floats = [array for array in case.expected if array.dtype.kind == "f"]
-    greatest = max((float(np.abs(array).max(initial=0)) for array in floats), default=0)
-    lines = [f"case {case.operator} {number}", f"within {cases.TOLERANCES['float32'] * (1 + greatest):.2g}"]
+    lines = [f"case {case.operator} {title}"]
+    if tolerance:
+        floats = [array for array in case.expected if array.dtype.kind == "f"]
+        greatest = max((float(np.abs(array).max(initial=0)) for array in floats), default=0)
+        lines.append(f"within {tolerance * (1 + greatest):.2g}")
     for name, value in case.attributes.items():
         kind = {int: "int", float: "float", str: "text", list: "ints"}[type(value)]
         lines.append(f"{kind} {name} {' '.join(map(str, value)) if kind == 'ints' else value}")
@@ -281,7 +290,7 @@ def check(folder, runner):
 
 def main():
     parser = argparse.ArgumentParser(description="Test cases of com.microsoft operators")
-    parser.add_argument("mode", choices=["table", "write", "pack", "check", "text"])
+    parser.add_argument("mode", choices=["table", "write", "pack", "check", "text", "titled"])
     parser.add_argument("folder", nargs="?")
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
@@ -298,6 +307,8 @@ def main():
         write(arguments.folder, operators, arguments.seed, arguments.count)
     elif arguments.mode == "pack":
         pack(operators)
+    elif arguments.mode == "titled":
+        write_titled(arguments.folder)
     elif arguments.mode == "text":
         having = set(arguments.having.split(",")) if arguments.having else set()
         wanted = arguments.cases, arguments.seeded, having

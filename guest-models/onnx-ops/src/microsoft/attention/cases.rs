@@ -1,6 +1,6 @@
 //! Nodes with the outputs that onnxruntime and plain arithmetic in numpy agree on, which
-//! `cases/make.py` or `tests/expectations/microsoft/make.py` has written. Inputs of the former are
-//! pseudorandom numbers from a seed.
+//! `tests/expectations/microsoft/make.py` has written. Some inputs are pseudorandom numbers from a
+//! seed.
 
 use crate::testing::{microsoft, tensor};
 
