@@ -1,16 +1,18 @@
-"""Generates random graphs of the standard operators, with their expected answers.
+"""Generates random graphs of the operators of ONNX and com.microsoft, with their expected answers.
 
     python3 graphs.py FOLDER [--seed N] [--count N] [--longest N] [--only Operator,Operator]
-                             [--narrow SHARE]
+                             [--narrow SHARE] [--microsoft SHARE]
     BELLJAR_CONFORMANCE=FOLDER BELLJAR_CONFORMANCE_RESULTS=FILE \\
         cargo test --release --workspace --test conformance
 
-Every node is computed alone, by onnxruntime and by the reference implementation of the onnx
-package, and kept if they agree; the expected answer of a graph is that of its nodes, one after the
+Every node is computed alone, by onnxruntime and by a second judge, and kept if they agree. The second
+judge is the reference implementation of the onnx package or, for what it lacks, definitions.py; for
+com.microsoft it is tests/expectations/microsoft/reference. The expected answer of a graph is that of its nodes, one after the
 other. So it is not affected by optimizations of several nodes, and a different answer is a bug and
 not a disagreement of implementations.
 
-By default, half of the graphs are of float16 or bfloat16, with magnitudes from the smallest to the
+In a share of the graphs (`--microsoft`), half of the nodes are of com.microsoft: `--only` has them as
+com.microsoft:NAME. By default, half of the other graphs are of float16 or bfloat16, with magnitudes from the smallest to the
 largest. Their nodes are computed in float32, on the same values, and their results are rounded
 once, because onnxruntime and the reference may sum in float16.
 
@@ -38,19 +40,23 @@ import onnxruntime
 from onnx import numpy_helper
 
 import families  # noqa: F401  (registers the operators)
+from families import microsoft
 from graph import (
     BF16, BOOL, F16, F32, F64, FAMILIES, I8, I32, I64, MAGNITUDES, U8, U16, U32, Graph, Skip, info,
     model_of,
 )
 
+MICROSOFT = [f"com.microsoft:{name}" for name in microsoft.draw.GENERATORS]
 
-def build(seed, longest, only, narrow):
+
+def build(seed, longest, only, narrow, share):
     """A graph in which most nodes read the previous result. With `only`, half of the nodes are of
     these operators, and the input has a type and shape that most of them accept: floats or bytes,
-    of at least two dimensions."""
+    of at least two dimensions. In a `share` of the graphs half of the nodes are of com.microsoft."""
     g = Graph(seed)
     draw = random.Random(f"narrow {seed}")  # so that the other graphs do not change
-    if draw.random() < narrow:
+    mixed = random.Random(f"microsoft {seed}").random() < share
+    if not mixed and draw.random() < narrow:
         g.narrow, g.magnitude = draw.choice([F16, F16, BF16]), draw.choice(MAGNITUDES)
         g.opset = max(g.opset, 13) if g.narrow == BF16 else g.opset
     if only:
@@ -66,12 +72,17 @@ def build(seed, longest, only, narrow):
     current = g.given(g.random(shape, dtype), 1)
     wanted, names = g.between(1, longest), list(FAMILIES)
     for _ in range(40 * wanted):
-        operator = g.choose(only if only and (longest == 1 or g.chance(0.5)) else names)
-        fixed = {tensor.name for tensor in g.initializers}
-        source = current if g.chance(0.8) else g.choose([n for n in g.values if n not in fixed])
+        chosen = MICROSOFT if mixed and g.chance(0.5) else names
+        operator = g.choose(only if only and (longest == 1 or g.chance(0.5)) else chosen)
+        fixed = {tensor.name for tensor in g.initializers} | g.last
+        sources = [name for name in g.values if name not in fixed]
+        source = current if current in sources and g.chance(0.8) else g.choose(sources)
         before = g.copy()
         try:
-            current = FAMILIES[operator](g, operator, source, g.values[source])
+            if operator in MICROSOFT:
+                current = microsoft.add(g, operator.removeprefix("com.microsoft:"), source)
+            else:
+                current = FAMILIES[operator](g, operator, source, g.values[source])
         except Skip:
             vars(g).update(before)
         if len(g.nodes) >= wanted:
@@ -79,9 +90,12 @@ def build(seed, longest, only, narrow):
     return g
 
 
-def write(folder, seed, longest, only, narrow):
+def write(folder, seed, longest, only, narrow, share):
     """Writes the graph of a seed, and returns its entry in cases.json."""
-    g = build(seed, longest, only, narrow)
+    g = build(seed, longest, only, narrow, share)
+    for text in microsoft.UNKNOWN:
+        print(f"seed {seed}: the judges disagree: {text}", file=sys.stderr)
+    microsoft.UNKNOWN.clear()
     if not g.nodes:
         return []
     if g.narrow:
@@ -93,7 +107,7 @@ def write(folder, seed, longest, only, narrow):
     used = {name for node in g.nodes for name in node.input}
     inputs = [name for name in g.inputs if name in used]
     outputs = [name for node in g.nodes for name in node.output
-               if name not in used or g.chance(0.15)]
+               if name in g.values and (name not in used or g.chance(0.15))]
     # Declared shapes are fixed, symbolic or missing.
     symbolic = g.chance(0.4)
 
@@ -113,7 +127,7 @@ def write(folder, seed, longest, only, narrow):
         value = g.values[name]
         np.save(place / f"{name}.npy", value.view(U16) if value.dtype == BF16 else value)
     kinds = {value.dtype for value in g.values.values()}
-    tolerance = 2e-2 if F16 in kinds else 1e-4 if F32 in kinds else 1e-9
+    tolerance = max(2e-2 if F16 in kinds else 1e-4 if F32 in kinds else 1e-9, g.loosest)
 
     def entry(name):
         value, said = g.values[name], {"name": name, "file": f"{name}.npy"}
@@ -126,10 +140,14 @@ def write(folder, seed, longest, only, narrow):
     data = {key: [entry(name) for name in names]
             for key, names in (("inputs", inputs), ("outputs", outputs))}
     return [{
-        "kind": "node", "name": place.name, "operators": [node.op_type for node in g.nodes],
+        "kind": "node", "name": place.name, "operators": [operator_of(node) for node in g.nodes],
         "opset": g.opset, "rtol": tolerance, "atol": tolerance, "sets": [data],
         "onnxruntime": "pass",
     }]
+
+
+def operator_of(node):
+    return f"{node.domain}:{node.op_type}" if node.domain else node.op_type
 
 
 def guarded(seeds, work):
@@ -171,8 +189,10 @@ def main():
     parser.add_argument("--longest", type=int, default=4, help="maximum number of nodes")
     parser.add_argument("--only", type=lambda text: text.split(","), help="comma-separated list")
     parser.add_argument("--narrow", type=float, default=0.5, help="the share of narrow floats")
+    parser.add_argument("--microsoft", type=float, default=0.3,
+                        help="the share of graphs with operators of com.microsoft")
     given = parser.parse_args()
-    if unknown := set(given.only or []) - FAMILIES.keys():
+    if unknown := set(given.only or []) - FAMILIES.keys() - set(MICROSOFT):
         parser.error(f"unknown operators: {', '.join(sorted(unknown))}")
     warnings.simplefilter("ignore")
     onnxruntime.set_default_logger_severity(4)
@@ -181,7 +201,8 @@ def main():
     while chunk := list(itertools.islice(seeds, 25)):
         cases += guarded(
             chunk,
-            lambda seed: write(given.folder, seed, given.longest, given.only, given.narrow))
+            lambda seed: write(given.folder, seed, given.longest, given.only, given.narrow,
+                               given.microsoft))
     versions = {package.__name__: package.__version__ for package in (onnx, onnxruntime, np)}
     text = json.dumps({"versions": versions, "cases": cases})
     (given.folder / "cases.json").write_text(text)

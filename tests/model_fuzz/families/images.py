@@ -4,21 +4,23 @@ import math
 
 import numpy as np
 
-from graph import F32, floats, need, operators
+from graph import F32, F64, I8, I32, U8, floats, need, operators
 
 
 @operators("Resize")
 def resize(g, operator, x, v):
-    floats(v, 2, 4)
-    need(g.opset >= 10)
-    rank, mode = v.ndim, g.choose(["nearest", "linear", "cubic"])
+    need(g.opset >= 10 and 2 <= v.ndim <= 5 and v.size)
+    need(v.dtype in (F32, F64, I32, U8, I8))
+    # Implementations round between integers differently.
+    modes = ["nearest", "linear", "cubic"] if v.dtype.kind == "f" else ["nearest"]
+    rank, mode = v.ndim, g.choose(modes)
     scales = [g.choose([1, 2]) if g.chance(0.1) else 1] + [1] * (rank - 3) * (rank > 2)
     scales = (scales + g.several(2, [1, 1, 2, 0.5, 1.5, 0.7, 3, 2.3]))[-rank:]
     if g.opset == 10:
-        mode = g.choose(["nearest", "linear"])
+        mode = g.choose(modes[:2])
         return g.op(operator, [x, g.given(np.array(scales, F32), 0)], mode=mode)
     modes = ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"]
-    modes += ["half_pixel_symmetric"] * (g.opset >= 19)
+    modes += ["half_pixel_symmetric"] * (g.opset >= 19) + ["tf_crop_and_resize"]
     attributes = {"mode": mode, "coordinate_transformation_mode": g.choose(modes)}
     if mode == "nearest":
         attributes["nearest_mode"] = g.choose(
@@ -32,14 +34,21 @@ def resize(g, operator, x, v):
         if g.chance(0.3):
             axes, scales = axes[-2:], scales[-2:]
             attributes["axes"] = [g.written(axis, rank) for axis in axes]
-    none = "" if g.opset >= 13 else g.given(np.array([], F32), 0)
+    none = region = "" if g.opset >= 13 else g.given(np.array([], F32), 0)
+    if attributes["coordinate_transformation_mode"] == "tf_crop_and_resize":
+        starts = g.numbers.uniform(-0.2, 0.5, len(axes))
+        ends = starts + g.numbers.uniform(0.2, 1, len(axes))
+        if len(axes) == rank:  # the sizes that remain
+            starts[:-2], ends[:-2] = 0, 1
+        region = g.given(np.concatenate([starts, ends]).astype(F32), 0.2)
+        attributes["extrapolation_value"] = g.choose([None, -1.5])
     if g.chance(0.5):
-        return g.op(operator, [x, none, g.given(np.array(scales, F32), 0.1)], **attributes)
+        return g.op(operator, [x, region, g.given(np.array(scales, F32), 0.1)], **attributes)
     sizes = [max(1, int(v.shape[axis] * scale)) for axis, scale in zip(axes, scales)]
     if g.opset >= 18 and g.chance(0.3):
         policies = ["stretch", "not_larger", "not_smaller"]
         attributes["keep_aspect_ratio_policy"] = g.choose(policies)
-    return g.op(operator, [x, none, none, g.ints(sizes)], **attributes)
+    return g.op(operator, [x, region, none, g.ints(sizes)], **attributes)
 
 
 @operators("GridSample")

@@ -161,9 +161,12 @@ def pad(g, operator, x, v):
     need(rank)
     mode = g.choose(["constant", "constant", "reflect", "edge"] + ["wrap"] * (g.opset >= 19))
     constant = mode == "constant"
-    pads = g.several(2 * rank, [0, 0, 1, 2, -1 if constant else 0])
-    if mode == "reflect":
-        pads = [max(0, min(p, v.shape[i % rank] - 1)) for i, p in enumerate(pads)]
+    pads = g.several(2 * rank, [0, 0, 1, 2, -1, -2])
+    if not constant:  # what remains is repeated, and must not be empty
+        kept = [size + sum(min(0, pads[at + side]) for side in (0, rank))
+                for at, size in enumerate(v.shape)]
+        need(min(kept) > 0)
+        pads = [min(p, kept[i % rank] - (mode == "reflect")) for i, p in enumerate(pads)]
     if g.opset < 11:
         value = g.choose([None, 1.5]) if constant else None
         return g.op(operator, [x], mode=mode, pads=pads, value=value)

@@ -5,7 +5,7 @@ import numpy as np
 from graph import divisors, floats, need, operators
 
 
-@operators("MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool")
+@operators("MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool")
 def pool(g, operator, x, v):
     floats(v, 3, 5)
     power = g.between(1, 3) if operator.endswith("LpPool") else None

@@ -1,11 +1,11 @@
 """Products of matrices, and convolutions."""
 
-from graph import divisors, floats, need, operators
+from graph import F32, F64, I32, I64, U32, U64, divisors, floats, need, operators
 
 
 @operators("MatMul")
 def matmul(g, operator, x, v):
-    need(v.ndim and v.dtype.kind == "f")
+    need(v.ndim and (v.dtype.kind == "f" or v.dtype in (I32, I64, U32, U64)))
     batch, other = g.broadcasting(v.shape[:-2]), g.between(1, 6)
     if g.chance(0.7):
         inner, ones = v.shape[-1], (1,) * (v.ndim - 2)
@@ -32,7 +32,7 @@ def gemm(g, operator, x, v):
 
 @operators("Einsum")
 def einsum(g, operator, x, v):
-    floats(v, 1, 4)
+    need(v.dtype in (F32, F64, I32, I64) and 1 <= v.ndim <= 4 and v.size)
 
     def some(letters, fewest=0, most=4):
         letters = sorted(set(letters))
@@ -47,7 +47,8 @@ def einsum(g, operator, x, v):
         sizes = dict(zip(first, v.shape))
         shape = [sizes.setdefault(letter, g.between(1, 4)) for letter in second]
         result = f"->{some(first + second)}" if g.chance(0.85) else ""
-        return g.op(operator, [x, g.noise(*shape)], equation=f"{first},{second}{result}")
+        other = g.given(g.random(shape, v.dtype))
+        return g.op(operator, [x, other], equation=f"{first},{second}{result}")
     # The ellipsis stands for the last dimensions, which may come first or last in each operand.
     named = g.between(0, v.ndim)
     first, second = first[:named], some("abcdefg", 0, 2)
@@ -62,7 +63,7 @@ def einsum(g, operator, x, v):
     if equation.startswith("..."):
         x = g.op("Transpose", [x], perm=[*range(named, v.ndim), *range(named)])
     shape = dotted + shape if ",..." in equation else shape + dotted
-    return g.op(operator, [x, g.noise(*shape)], equation=equation)
+    return g.op(operator, [x, g.given(g.random(shape, v.dtype))], equation=equation)
 
 
 @operators("Conv ConvTranspose")
@@ -80,7 +81,7 @@ def conv(g, operator, x, v):
         if g.chance(0.4):
             attributes["output_padding"] = [
                 g.between(0, max(pair) - 1) for pair in zip(strides, dilations)]
-        if auto != "VALID" and g.chance(0.2):
+        if g.chance(0.3):
             sizes = zip(v.shape[2:], strides, kernel, dilations)
             attributes["output_shape"] = [
                 max(1, (size - 1) * stride + (width - 1) * dilation + g.between(0, 2))

@@ -2,22 +2,25 @@
 
 import numpy as np
 
-from graph import BOOL, F32, divisors, floats, need, operators
+from graph import BOOL, F32, I32, divisors, floats, need, operators
 
 
 @operators("RNN GRU LSTM")
 def recurrent(g, operator, x, v):
-    """Without clip, activations and input_forget, which the reference ignores."""
+    """Without clip, activations and input_forget, which the reference ignores. Sequences of different
+    lengths are judged one by one."""
     floats(v, 3, 3)
-    _, batch, width = v.shape
+    longest, batch, width = v.shape
     hidden, direction = g.between(1, 3), g.choose(["forward", "reverse", "bidirectional"])
     both, gates = 1 + (direction == "bidirectional"), {"RNN": 1, "GRU": 3, "LSTM": 4}[operator]
 
     def small(*shape, likely=1.0):
         return g.given(g.random(shape) / np.float32(2)) if g.chance(likely) else ""
 
+    lengths = g.numbers.integers(1, longest + 1, batch).astype(I32)
     inputs = [x, small(both, gates * hidden, width), small(both, gates * hidden, hidden),
-              small(both, 2 * gates * hidden, likely=0.5), "",
+              small(both, 2 * gates * hidden, likely=0.5),
+              g.given(lengths) if g.chance(0.4) else "",
               small(both, batch, hidden, likely=0.5)]
     attributes = {"hidden_size": hidden, "direction": direction}
     if operator == "LSTM":
