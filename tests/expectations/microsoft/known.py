@@ -136,6 +136,7 @@ KNOWN = [
         "MultiHeadAttention",
         "with unidirectional, the last query sees every key, also when there are more new keys than queries",
         lambda case, difference: case.attributes.get("unidirectional")
+        and has(case, 1)
         and case.inputs[1].ndim >= 3
         and keys(case.inputs[1]) > case.inputs[0].shape[1],
     ),
