@@ -11,6 +11,7 @@ mod bytes;
 mod classical;
 mod corpus;
 mod functions;
+mod nonsense;
 mod numbers;
 mod recurrent;
 mod rounds;
