@@ -1,5 +1,7 @@
 """Pools and normalizations."""
 
+import math
+
 import numpy as np
 
 from graph import divisors, floats, need, operators
@@ -42,6 +44,8 @@ def max_unpool(g, operator, x, v):
 @operators("BatchNormalization InstanceNormalization GroupNormalization")
 def by_channel(g, operator, x, v):
     floats(v, 2 if operator[0] == "B" else 3, 5)
+    # Without the variance of several elements, the result is the rounding error of the judges.
+    need(operator[0] == "B" or math.prod(v.shape[2:]) > 1)
     channels, attributes = v.shape[1], {"epsilon": g.choose([None, 0.01])}
     inputs = [x, g.noise(channels), g.noise(channels)]
     if operator[0] == "B":
