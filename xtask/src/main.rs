@@ -28,6 +28,7 @@ mod run;
 mod setup;
 #[path = "../../guest-models/sources_digest.rs"]
 mod sources_digest;
+mod survey;
 mod test;
 mod toolchain;
 mod weights;
@@ -47,6 +48,10 @@ usage: cargo xtask COMMAND
                   build of itself; see `cargo xtask bench --help`
   conformance     run ONNX's own test cases through the sandbox, and write the outcome of each
                   into tests/conformance
+  survey [make|run|table] [--only PREFIX] [--again]
+                  make the models that real tools write, run each in Belljar and in onnxruntime, and
+                  write the table of docs/models.md; it takes hours and 6 GB, and goes on where it
+                  stopped. BELLJAR=PROGRAM runs another build
   corpus FOLDER   write the hostile models of the tests as files, for others to use
   fuzz [TARGET …] [--runs N] [--seed N] [--sanitizer address]
                   fuzz the decoders, the native kernels, tensor files, policies and operations on
@@ -117,6 +122,7 @@ fn main() -> ExitCode {
         ["test"] => with_repo(test::run),
         ["bench", arguments @ ..] => with_repo(|repo| bench::run(repo, arguments)),
         ["conformance"] => with_repo(conformance::run),
+        ["survey", arguments @ ..] => with_repo(|repo| survey::run(repo, arguments)),
         ["corpus", folder] => with_repo(|repo| corpus::make(repo, Path::new(folder))),
         ["fuzz", arguments @ ..] => with_repo(|repo| fuzz::run(repo, arguments)),
         ["graphs", arguments @ ..] => with_repo(|repo| {

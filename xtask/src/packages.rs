@@ -12,6 +12,15 @@ use crate::run;
 /// lists every package, including dependencies, with its version and the SHA-256 of each of its
 /// files; pip accepts no other file.
 pub(crate) fn install(folder: &Path, requirements: &Path) -> Result<()> {
+    install_with(folder, requirements, &[])
+}
+
+/// Does the same for a file that leaves out dependencies on purpose.
+pub(crate) fn install_without_dependencies(folder: &Path, requirements: &Path) -> Result<()> {
+    install_with(folder, requirements, &["--no-deps"])
+}
+
+fn install_with(folder: &Path, requirements: &Path, options: &[&str]) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     let mut venv = Command::new("python3");
     venv.args(["-m", "venv", "--clear"]).arg(folder).stdout(std::io::stderr());
@@ -19,7 +28,7 @@ pub(crate) fn install(folder: &Path, requirements: &Path) -> Result<()> {
         .context("making a Python environment, which needs python3 with its module venv")?;
     let mut pip = Command::new(folder.join("bin/python3"));
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-    pip.args(["--only-binary=:all:", "--require-hashes", "-r"]).arg(requirements);
+    pip.args(options).args(["--only-binary=:all:", "--require-hashes", "-r"]).arg(requirements);
     run::run(pip.stdout(std::io::stderr())).with_context(|| {
         format!("installing {}, which needs a package index", requirements.display())
     })
@@ -57,6 +66,9 @@ mod tests {
                 "guest-models/programs/file-type-python/requirements.txt",
                 &[crate::python::COMPONENTIZE][..],
             ),
+            ("tests/survey/requirements/main.txt", &["onnxruntime==1.32.0"][..]),
+            ("tests/survey/requirements/optimum.txt", &[][..]),
+            ("tests/survey/requirements/packages.txt", &[][..]),
         ] {
             let packages = packages(&fs::read_to_string(root().join(file)).expect(file));
             for (package, digests) in &packages {
