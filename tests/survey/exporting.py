@@ -19,18 +19,7 @@ def export(model, arguments, file, opset=None, names=None, outputs=None, open_di
             return
         dims = None
         if open_dims:
-            known = {}
-
-            def symbol(name):
-                if name not in known:
-                    known[name] = torch.export.Dim(name, min=1, max=4096)
-                return known[name]
-
-            shapes = []
-            for name, value in zip(names, arguments, strict=True):
-                axes = open_dims.get(name, {})
-                shapes.append({axis: symbol(dim) for axis, dim in axes.items()} or None)
-            dims = tuple(shapes)
+            dims = tuple(open_dims.get(name) for name in names)
         torch.onnx.export(
             model,
             arguments,

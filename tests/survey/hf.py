@@ -214,7 +214,7 @@ def vits():
     return tr.VitsModel(config)
 
 
-WHISPER = MARIAN | dict(num_mel_bins=40, max_source_positions=200, max_target_positions=64)
+WHISPER = MARIAN | dict(num_mel_bins=40, max_source_positions=1500, max_target_positions=64)
 SPEECH_ENCODER = TEXT | dict(
     conv_dim=(64,) * 7,
     num_conv_pos_embeddings=16,
@@ -252,7 +252,8 @@ ENTRIES = [
     bert("squeezebert", "SqueezeBertModel", "SqueezeBertConfig", embedding_size=192),
     bert("mobilebert", "MobileBertModel", "MobileBertConfig", intra_bottleneck_size=96,
          true_hidden_size=96, embedding_size=64),
-    bert("nystromformer", "NystromformerModel", "NystromformerConfig", num_landmarks=8, segment_means_seq_len=64),
+    bert("nystromformer", "NystromformerModel", "NystromformerConfig", num_landmarks=4, segment_means_seq_len=16,
+         sizes={"sequence_length": 16}),
     bert("roformer", "RoFormerModel", "RoFormerConfig"),
     bert("esm", "EsmModel", "EsmConfig", pad_token_id=1, mask_token_id=32),
     bert("ibert", "IBertModel", "IBertConfig"),
@@ -292,8 +293,7 @@ ENTRIES = [
     entry("m2m_100", lambda: tr.M2M100ForConditionalGeneration(tr.M2M100Config(**MARIAN)), TRANSLATE,
           monolith=False),
     entry("whisper_tiny", lambda: tr.WhisperForConditionalGeneration(tr.WhisperConfig(**WHISPER)), SPEECH,
-          {"encoder_sequence_length / 2": 200, "encoder_sequence_length": 200, "feature_size": 40,
-           "nb_max_frames": 400}, monolith=False),
+          {"encoder_sequence_length / 2": 1500, "encoder_sequence_length": 1500}, monolith=False),
     entry("moonshine_tiny", lambda: tr.MoonshineForConditionalGeneration(tr.MoonshineConfig(
         vocab_size=VOCABULARY, hidden_size=144, intermediate_size=288, encoder_num_hidden_layers=2,
         decoder_num_hidden_layers=2, encoder_num_attention_heads=4, decoder_num_attention_heads=4)),
@@ -307,8 +307,8 @@ ENTRIES = [
         "text_batch_size": 2, "image_batch_size": 1, "sequence_length": (16, 12)}),
     entry("siglip_vision", lambda: tr.SiglipVisionModel(tr.SiglipVisionConfig(**IMAGE)), "feature-extraction",
           FIXED_PIXELS),
-    entry("clip_vision", lambda: tr.CLIPVisionModelWithProjection(tr.CLIPVisionConfig(
-        **IMAGE, projection_dim=96)), "feature-extraction", FIXED_PIXELS),
+    entry("clip_vision", lambda: tr.CLIPVisionModel(tr.CLIPVisionConfig(**IMAGE)), "feature-extraction",
+          FIXED_PIXELS),
     entry("wav2vec2_ctc", lambda: tr.Wav2Vec2ForCTC(tr.Wav2Vec2Config(**SPEECH_ENCODER)),
           "automatic-speech-recognition", SOUND),
     entry("hubert", lambda: tr.HubertModel(tr.HubertConfig(**SPEECH_ENCODER)), "feature-extraction", SOUND),
@@ -321,7 +321,6 @@ ENTRIES = [
     vision("vit_tiny", "ViTForImageClassification", "ViTConfig", "image-classification", **IMAGE),
     vision("deit", "DeiTForImageClassification", "DeiTConfig", "image-classification", **IMAGE),
     vision("beit", "BeitForImageClassification", "BeitConfig", "image-classification", **IMAGE),
-    vision("dinov2", "Dinov2Model", "Dinov2Config", "feature-extraction", PIXELS, **(IMAGE | dict(mlp_ratio=2))),
     vision("swin", "SwinForImageClassification", "SwinConfig", "image-classification", image_size=64,
            embed_dim=48, depths=[2, 2], num_heads=[2, 4], window_size=4),
     vision("swin2sr", "Swin2SRForImageSuperResolution", "Swin2SRConfig", "image-to-image",
@@ -343,8 +342,6 @@ ENTRIES = [
            depths=[1, 1, 2, 1], hidden_sizes=[32, 64, 96, 128], groups_width=16),
     vision("cvt", "CvtForImageClassification", "CvtConfig", "image-classification", PIXELS,
            embed_dim=[32, 64, 96], num_heads=[1, 2, 3], depth=[1, 1, 2]),
-    vision("efficientnet", "EfficientNetForImageClassification", "EfficientNetConfig", "image-classification",
-           PIXELS, image_size=64, hidden_dim=1280),
     vision("segformer", "SegformerForSemanticSegmentation", "SegformerConfig", "semantic-segmentation",
            {"height": (128, 160), "width": (128, 192), "num_channels": 3}, hidden_sizes=[32, 64, 96, 128],
            depths=[1, 1, 1, 1], decoder_hidden_size=96),

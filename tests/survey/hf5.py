@@ -46,8 +46,9 @@ class Only(torch.nn.Module):
         super().__init__()
         self.model, self.inputs, self.outputs, self.options = model, inputs, outputs, options
 
-    def forward(self, *values):
-        answer = self.model(**dict(zip(self.inputs, values)), **self.options)
+    def forward(self, first, second=None):
+        values = dict(zip(self.inputs, (first, second)))
+        answer = self.model(**values, **self.options)
         return tuple(answer[name] for name in self.outputs)
 
 

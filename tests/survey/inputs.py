@@ -2,7 +2,7 @@
 
 A decoder with a cache is run as it is used: `prefill` with an empty cache and several tokens,
 `step` with a filled cache and one token. A merged decoder (with an input `use_cache_branch`) is run
-as `first` and `step`. Every other model has one case, `run`. Each case has inputs of a first shape,
+as `first` and `step`, as are the two halves of one that was not merged. Every other model has one case, `run`. Each case has inputs of a first shape,
 and of a second one if the model has open dimensions.
 """
 
@@ -48,6 +48,8 @@ def cases_of(inputs):
         # A decoder whose cross-attention is in the cache too is only used after the first token.
         crossed = any(".encoder." in name for name in names)
         return ["step"] if crossed else ["prefill", "step"]
+    if "encoder_hidden_states" in names and "input_ids" in names:
+        return ["first"]
     return ["run"]
 
 

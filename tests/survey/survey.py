@@ -3,7 +3,7 @@
 results. `cargo xtask survey` sets up the Python environments and calls this program:
 
     survey.py make FOLDER --env main|optimum|packages [--only PREFIX]
-    survey.py run FOLDER --belljar PROGRAM [--only PREFIX] [--again]
+    survey.py run FOLDER --belljar PROGRAM [--only PREFIX] [--again] [--quick]
     survey.py table FOLDER PAGE
 
 FOLDER gets `models/NAME/…` and `results.tsv`. What exists is not made or run again.
@@ -127,6 +127,7 @@ def main():
     command.add_argument("--belljar", type=pathlib.Path, required=True)
     command.add_argument("--only", default="", metavar="PREFIX")
     command.add_argument("--again", action="store_true", help="run what has a result, too")
+    command.add_argument("--quick", action="store_true", help="compare answers, without times")
     command = commands.add_parser("table")
     command.add_argument("folder", type=pathlib.Path)
     command.add_argument("page", type=pathlib.Path)
@@ -137,7 +138,7 @@ def main():
     elif arguments.command == "run":
         import compare
 
-        compare.run(arguments.folder, arguments.belljar, arguments.only, arguments.again)
+        compare.run(arguments.folder, arguments.belljar, arguments.only, arguments.again, arguments.quick)
     else:
         import table
 

@@ -33,7 +33,7 @@ def short(text):
 
 def page(folder):
     results = list(compare.read_results(folder).values())
-    lines = ["| tool | rows | right | refused | wrong | other | median time, onnxruntime = 1 |",
+    lines = ["| tool | rows | right | refused | wrong | other | time (median of the rows; onnxruntime = 1) |",
              "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
     titles = list(dict.fromkeys(title for _, _, title in names.TOOLS))
     for title in [*titles, None]:
