@@ -162,11 +162,11 @@ def sam():
             patch_size=16,
             window_size=4,
             global_attn_indexes=[1],
-            output_channels=64,
+            output_channels=256,
         ),
-        prompt_encoder_config=dict(hidden_size=64, image_size=128, patch_size=16, mask_input_channels=8),
+        prompt_encoder_config=dict(hidden_size=256, image_size=128, patch_size=16, mask_input_channels=8),
         mask_decoder_config=dict(
-            hidden_size=64, mlp_dim=128, num_attention_heads=4, iou_head_hidden_dim=64
+            hidden_size=256, mlp_dim=256, num_attention_heads=4, iou_head_hidden_dim=64
         ),
     )
     return tr.SamModel(config)
@@ -297,8 +297,7 @@ ENTRIES = [
     entry("moonshine_tiny", lambda: tr.MoonshineForConditionalGeneration(tr.MoonshineConfig(
         vocab_size=VOCABULARY, hidden_size=144, intermediate_size=288, encoder_num_hidden_layers=2,
         decoder_num_hidden_layers=2, encoder_num_attention_heads=4, decoder_num_attention_heads=4)),
-        SPEECH, {"audio_length": (8000, 9600), "num_samples": (8000, 9600), "sequence_length": (16, 16)},
-        monolith=False),
+        SPEECH, {"input_values:1": (8000, 9600), "attention_mask:1": (8000, 9600)}, monolith=False),
     entry("trocr", trocr, "image-to-text-with-past", FIXED_PIXELS | {"encoder_sequence_length": 65},
           monolith=False),
     entry("vits", vits, "text-to-audio", vocabulary=39,
@@ -340,18 +339,17 @@ ENTRIES = [
            depths=[1, 1, 2, 1], hidden_sizes=[32, 64, 96, 128]),
     vision("regnet", "RegNetForImageClassification", "RegNetConfig", "image-classification", PIXELS,
            depths=[1, 1, 2, 1], hidden_sizes=[32, 64, 96, 128], groups_width=16),
-    vision("cvt", "CvtForImageClassification", "CvtConfig", "image-classification", PIXELS,
-           embed_dim=[32, 64, 96], num_heads=[1, 2, 3], depth=[1, 1, 2]),
     vision("segformer", "SegformerForSemanticSegmentation", "SegformerConfig", "semantic-segmentation",
-           {"height": (128, 160), "width": (128, 192), "num_channels": 3}, hidden_sizes=[32, 64, 96, 128],
+           {"height": (128, 160), "width": (128, 192), "num_channels": 3}, hidden_sizes=[32, 64, 160, 256],
            depths=[1, 1, 1, 1], decoder_hidden_size=96),
-    vision("dpt", "DPTForDepthEstimation", "DPTConfig", "depth-estimation", **IMAGE,
-           backbone_out_indices=[0, 1, 2, 2], neck_hidden_sizes=[24, 48, 96, 96], fusion_hidden_size=48,
+    vision("dpt", "DPTForDepthEstimation", "DPTConfig", "depth-estimation", **(IMAGE | dict(num_hidden_layers=4)),
+           backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[24, 48, 96, 96], fusion_hidden_size=48,
            is_hybrid=False),
-    vision("glpn", "GLPNForDepthEstimation", "GLPNConfig", "depth-estimation", PIXELS,
-           hidden_sizes=[32, 64, 96, 128], depths=[1, 1, 1, 1]),
+    vision("glpn", "GLPNForDepthEstimation", "GLPNConfig", "depth-estimation",
+           {"height": (64, 96), "width": (64, 128), "num_channels": 3},
+           hidden_sizes=[32, 64, 160, 256], depths=[1, 1, 1, 1]),
     vision("yolos", "YolosForObjectDetection", "YolosConfig", "object-detection",
-           **(IMAGE | dict(image_size=[64, 64], num_detection_tokens=20))),
+           **(IMAGE | dict(image_size=[64, 64], num_detection_tokens=20, use_mid_position_embeddings=False))),
     entry("detr", detr, "object-detection", {"height": (128, 160), "width": (128, 192), "num_channels": 3}),
     entry("rt_detr", rt_detr, "object-detection", {"height": 128, "width": 128, "num_channels": 3}),
     entry("sam", sam, "feature-extraction", {"height": 128, "width": 128, "num_channels": 3,
@@ -359,8 +357,8 @@ ENTRIES = [
           {"input_points": lambda shape, random: random.uniform(0, 127, shape).astype("float32"),
            "input_labels": lambda shape, random: random.integers(0, 2, shape)}),
     vision("owlvit", "OwlViTForObjectDetection", "OwlViTConfig", "zero-shot-object-detection",
-           {"height": 64, "width": 64, "num_channels": 3, "text_batch_size": 2, "image_batch_size": 1},
-           text_config=TEXT | dict(max_position_embeddings=16), vision_config=IMAGE, projection_dim=96),
+           {"height": 64, "width": 64, "num_channels": 3, "text_batch_size": 2, "image_batch_size": 1, "sequence_length": (16, 12)},
+           text_config=TEXT | dict(max_position_embeddings=16), vision_config=IMAGE, projection_dim=192),
     entry("patchtst", lambda: tr.PatchTSTForPrediction(tr.PatchTSTConfig(
         **PATCHES, num_hidden_layers=3, num_attention_heads=6, ffn_dim=192)), "time-series-forecasting",
         {"sequence_length": 96, "num_input_channels": 3}),
@@ -368,5 +366,5 @@ ENTRIES = [
           "time-series-forecasting", {"sequence_length": 96, "num_input_channels": 3}),
     entry("decision_transformer", lambda: tr.DecisionTransformerModel(tr.DecisionTransformerConfig(
         state_dim=11, act_dim=3, hidden_size=96, max_ep_len=64, n_layer=2, n_head=4)),
-        "reinforcement-learning", {"state_dim": 11, "act_dim": 3}),
+        "reinforcement-learning", {"state_dim": 11, "act_dim": 3}, vocabulary=60),
 ]

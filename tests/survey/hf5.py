@@ -200,7 +200,7 @@ ENTRIES = [
     image("convnextv2", "ConvNextV2ForImageClassification", "ConvNextV2Config", depths=[1, 1, 2, 1],
           hidden_sizes=[32, 64, 128, 192]),
     image("segformer", "SegformerForSemanticSegmentation", "SegformerConfig", size=128,
-          hidden_sizes=[32, 64, 96, 128], depths=[1, 1, 1, 1], decoder_hidden_size=96),
+          hidden_sizes=[32, 64, 160, 256], depths=[1, 1, 1, 1], decoder_hidden_size=96),
     image("resnet", "ResNetForImageClassification", "ResNetConfig", depths=[1, 1, 1, 1],
           hidden_sizes=[64, 128, 192, 256], embedding_size=32),
     entry("depth_anything", depth_anything, pixels(64), ["predicted_depth"], BATCH),

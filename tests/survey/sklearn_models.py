@@ -81,7 +81,9 @@ def text_entry(name, build):
     def make(folder):
         model = build()
         model.fit(TEXTS, TOPICS)
-        save(model, folder, [("X", StringTensorType([None]))], options={id(model): {"zipmap": False}})
+        # The default, en_US, is not on every machine, and onnxruntime refuses a model without it.
+        options = {id(model): {"zipmap": False}, id(model.steps[0][1]): {"locale": "C"}}
+        save(model, folder, [("X", StringTensorType([None]))], options=options)
 
     values = {"X": lambda shape, random: random.choice(TEXTS, shape)}
     return Entry(f"sk_{name}", make, Inputs({"X:0": (3, 5), "N": (3, 5)}, values))
@@ -163,7 +165,6 @@ CLASSIFIERS = {
     "voting": lambda: ensemble.VotingClassifier([("a", linear_model.LogisticRegression()), ("b", tree.DecisionTreeClassifier(max_depth=4))], voting="soft", flatten_transform=False),
     "stacking": lambda: ensemble.StackingClassifier([("a", linear_model.LogisticRegression()), ("b", tree.DecisionTreeClassifier(max_depth=4))]),
     "knn": lambda: neighbors.KNeighborsClassifier(5),
-    "radius": lambda: neighbors.RadiusNeighborsClassifier(radius=4.0),
     "mlp": lambda: neural_network.MLPClassifier((24, 12), max_iter=60, random_state=0),
     "lda": lambda: discriminant_analysis.LinearDiscriminantAnalysis(),
     "qda": lambda: discriminant_analysis.QuadraticDiscriminantAnalysis(),

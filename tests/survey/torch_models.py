@@ -63,6 +63,8 @@ class Attention(nn.Module):
         super().__init__()
         layer = nn.TransformerEncoderLayer(96, 4, 192, batch_first=True, norm_first=True)
         self.body = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        # A fused operator of torch that its old exporter does not know.
+        torch.backends.mha.set_fastpath_enabled(False)
 
     def forward(self, x):
         return self.body(x)
