@@ -30,15 +30,19 @@ REFERENCE_SECONDS = 90
 
 def run(folder, belljar, only, again, quick):
     runner = Runner(folder, belljar, quick)
-    for model in sorted((folder / "models").glob("*/*.onnx")):
-        if not model.parent.name.startswith(only) or model.parent.name.endswith(".part"):
+    # A finished folder has notes. Others may be in work.
+    for notes in sorted((folder / "models").glob("*/notes.json")):
+        made = notes.parent
+        if not made.name.startswith(only) or made.suffix == ".part":
             continue
-        for first in sorted(model.parent.glob(f"{model.stem}.*.1.npz")):
-            case = first.name.removeprefix(f"{model.stem}.").removesuffix(".1.npz")
-            runner.row(model, case, again)
-        if json.loads((model.parent / "notes.json").read_text()).get("discard"):
+        for model in sorted(made.glob("*.onnx")):
+            for first in sorted(made.glob(f"{model.stem}.*.1.npz")):
+                case = first.name.removeprefix(f"{model.stem}.").removesuffix(".1.npz")
+                runner.row(model, case, again)
+        if json.loads(notes.read_text()).get("discard"):
             # Too large to keep. The folder stays, so that it is not made again.
-            model.unlink()
+            for model in made.glob("*.onnx"):
+                model.unlink()
 
 
 def row_name(model, case):
@@ -99,10 +103,26 @@ def difference(actual, expected):
     return float(np.abs(a[finite] - b[finite]).max() / max(np.abs(b[finite]).max(), 1e-30))
 
 
-def differences(actual, expected):
+def in_any_order(actual, expected):
+    """The rows of `actual` (its last axis), each moved to where `expected` has the nearest one."""
+    width = expected.shape[-1]
+    if actual.shape != expected.shape:
+        return actual
+    rows, wanted = actual.reshape(-1, width), expected.reshape(-1, width)
+    found, free = np.empty_like(rows), np.ones(len(rows), bool)
+    for at, row in enumerate(wanted):
+        distances = np.where(free, np.abs(rows - row).max(axis=1), np.inf)
+        nearest = int(distances.argmin())
+        found[at], free[nearest] = rows[nearest], False
+    return found.reshape(actual.shape)
+
+
+def differences(actual, expected, unordered=False):
     missing = [name for name in expected if name not in actual]
     if missing:
         return np.inf, f"no output {missing[0]}"
+    if unordered:
+        actual = {name: in_any_order(actual[name], value) for name, value in expected.items()}
     found = {name: difference(actual[name], value) for name, value in expected.items()}
     worst = max(found, key=found.get, default=None)
     return (found[worst], worst) if worst else (0.0, "")
@@ -221,7 +241,7 @@ class Runner:
         row, remarks = {}, [notes["why"]] if "why" in notes else []
         status, taken, message, answer = self.belljar_run(model, first, policy)
         row["first_run_ms"] = "" if self.quick else ms(taken)
-        judge = Judge(model, tolerance(name, notes))
+        judge = Judge(model, tolerance(name, notes), notes.get("unordered", False))
         if not self.quick:
             row["onnxruntime_ms"] = ms(judge.time(load(first)))
         if status != 0:
@@ -299,8 +319,8 @@ class Runner:
 class Judge:
     """onnxruntime, and ONNX's reference where onnxruntime fails or disagrees."""
 
-    def __init__(self, model, limit):
-        self.model, self.limit, self.failure = model, limit, None
+    def __init__(self, model, limit, unordered):
+        self.model, self.limit, self.unordered, self.failure = model, limit, unordered, None
         try:
             self.fast = Session(model, exact=False)
             rounds = limit != TOLERANCE
@@ -335,14 +355,14 @@ class Judge:
             if lists:
                 remarks.append(f"not compared, as it is no tensor: {', '.join(lists)}")
                 expected = {name: value for name, value in expected.items() if name not in lists}
-            error, worst = differences(answer, expected)
+            error, worst = differences(answer, expected, self.unordered)
             if is_constant(expected):
                 remarks.append("the output is constant, so this says little")
             if error <= self.limit:
                 return "right", error, remarks
         try:
             expected = reference(self.model, feeds)
-            other, where = differences(answer, expected)
+            other, where = differences(answer, expected, self.unordered)
         except Exception as failure:
             if self.failure:
                 return "not run", 0.0, [*remarks, f"ONNX's reference: {first_line(failure)}"]

@@ -16,7 +16,7 @@ TOOLS = [
     ("q_qdq_", "quantized", "onnxruntime, static int8 (QDQ)"),
     ("q_qop_", "quantized", "onnxruntime, static int8 (QOperator)"),
     ("q4", "quantized", "onnxruntime, 4-bit weights"),
-    ("fp16_", "quantized", "float16 by onnxconverter-common"),
+    ("fp16_", "quantized", "converted to float16"),
     ("fused_", "fused", "onnxruntime.transformers"),
     ("fused16_", "fused", "onnxruntime.transformers, float16"),
     ("ortext_", "fused", "saved by onnxruntime (extended)"),

@@ -4,6 +4,7 @@ import onnx
 from onnxconverter_common import float16
 from onnxruntime import quantization
 from onnxruntime.quantization import matmul_nbits_quantizer, shape_inference
+from onnxruntime.transformers import float16 as transformers_float16
 
 from derived import Reader, entry
 
@@ -27,8 +28,10 @@ def four_bits(source, target, folder, base, symmetric=True, form=quantization.Qu
     quantizer.model.save_model_to_file(str(target), False)
 
 
-def half(source, target, folder, base, **options):
-    model = float16.convert_float_to_float16(onnx.load(str(source)), keep_io_types=True, **options)
+def half(source, target, folder, base):
+    # What onnxconverter-common makes of optimum's models, onnxruntime refuses for its types.
+    converter = transformers_float16 if base.startswith("hf_") else float16
+    model = converter.convert_float_to_float16(onnx.load(str(source)), keep_io_types=True)
     onnx.save(model, str(target))
 
 
