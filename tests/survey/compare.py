@@ -245,9 +245,10 @@ class Runner:
         if not self.quick:
             row["onnxruntime_ms"] = ms(judge.time(load(first)))
         if status != 0:
-            if judge.failure or not judge.answers(load(first)):
-                remarks.append(f"nor does onnxruntime answer: {judge.failure or 'it fails on these inputs'}")
             row["first_run_ms"] = ""
+            if judge.failure or not judge.answers(load(first)):
+                remarks.append(judge.failure or "it fails on these inputs")
+                return row | {"result": "not run: onnxruntime does not answer either", "note": "; ".join(remarks)}
             kind = {4: "refused", 5: "limit", 6: "crash"}.get(status, "error")
             return row | {"result": f"{kind}: {message}", "note": "; ".join(remarks)}
         verdict, error, remark = judge.verdict(answer, load(first))
@@ -380,8 +381,12 @@ def load(path):
 
 def first_line(error):
     text = str(error).strip() or type(error).__name__
-    text = re.sub(r"/\S*/", "", text)
-    return text.splitlines()[0][:240]
+    return without_paths(text.splitlines()[0])[:240]
+
+
+def without_paths(text):
+    """Messages name files of this machine, but not the machine's folders."""
+    return re.sub(r"/\S*/(?=\S+\.(?:py|h|cc|onnx|data|npz)\b)", "", text)
 
 
 def first_error(text, model):

@@ -364,7 +364,4 @@ ENTRIES = [
         {"sequence_length": 96, "num_input_channels": 3}),
     entry("patchtsmixer", lambda: tr.PatchTSMixerForPrediction(tr.PatchTSMixerConfig(**PATCHES, num_layers=3)),
           "time-series-forecasting", {"sequence_length": 96, "num_input_channels": 3}),
-    entry("decision_transformer", lambda: tr.DecisionTransformerModel(tr.DecisionTransformerConfig(
-        state_dim=11, act_dim=3, hidden_size=96, max_ep_len=64, n_layer=2, n_head=4)),
-        "reinforcement-learning", {"state_dim": 11, "act_dim": 3}, vocabulary=60),
 ]

@@ -27,7 +27,7 @@ def not_made(folder):
 
 
 def short(text):
-    text = re.sub(r"/\S*/", "", text).replace("|", "/")
+    text = compare.without_paths(text).replace("|", "/")
     return text if len(text) <= 200 else text[:200] + "…"
 
 
