@@ -36,7 +36,7 @@ KINDS = {
     "hf_whisper_tiny__encoder_model": "bart",
     "hf_bart_summary__encoder_model": "bart",
     "hf_t5_small__encoder_model": "t5",
-    "hf_phi__model": "phi",
+    "hf_xlmr_e5__model": "bert",
 }
 
 ENTRIES = [

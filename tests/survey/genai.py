@@ -11,12 +11,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from entry import Entry, Inputs
 
-VOCABULARY = 1000
+VOCABULARY, HEAD = 1000, 32
 SIZES = dict(
     vocab_size=VOCABULARY,
     hidden_size=256,
     num_hidden_layers=2,
-    num_attention_heads=8,
+    num_attention_heads=8,  # of HEAD numbers each
     num_key_value_heads=2,
     intermediate_size=512,
     max_position_embeddings=512,
@@ -27,10 +27,10 @@ SIZES = dict(
 FAMILIES = {
     "llama": (tr.LlamaForCausalLM, tr.LlamaConfig, {}),
     "qwen2": (tr.Qwen2ForCausalLM, tr.Qwen2Config, {}),
-    "qwen3": (tr.Qwen3ForCausalLM, tr.Qwen3Config, dict(head_dim=32)),
-    "mistral": (tr.MistralForCausalLM, tr.MistralConfig, dict(head_dim=32, sliding_window=64)),
+    "qwen3": (tr.Qwen3ForCausalLM, tr.Qwen3Config, dict(head_dim=HEAD)),
+    "mistral": (tr.MistralForCausalLM, tr.MistralConfig, dict(head_dim=HEAD, sliding_window=64)),
     "phi3": (tr.Phi3ForCausalLM, tr.Phi3Config, dict(original_max_position_embeddings=512)),
-    "gemma2": (tr.Gemma2ForCausalLM, tr.Gemma2Config, dict(head_dim=32, sliding_window=64)),
+    "gemma2": (tr.Gemma2ForCausalLM, tr.Gemma2Config, dict(head_dim=HEAD, sliding_window=64)),
 }
 
 
@@ -64,7 +64,7 @@ def entry(family, precision, **options):
                     file.rename(folder / file.name)
 
     suffix = "_".join([precision, *(f"{key}{value}" for key, value in options.items())])
-    return Entry(f"genai_{family}_{suffix}", make, Inputs(vocabulary=VOCABULARY))
+    return Entry(f"genai_{family}_{suffix}", make, Inputs({"kv_cache_dim": HEAD}, vocabulary=VOCABULARY))
 
 
 ENTRIES = [
