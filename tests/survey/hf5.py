@@ -92,7 +92,6 @@ TEXTS = {
     "input_ids": {0: "batch", 1: "sequence"},
     "attention_mask": {0: "batch", 1: "sequence"},
 }
-IDS = {"input_ids": {0: "batch", 1: "sequence"}}
 NO_CACHE = {"use_cache": False}
 
 
@@ -103,7 +102,8 @@ def text(name, model, config, opset=None, outputs=("last_hidden_state",), **chan
 
 def decoder(name, model, config, sizes=GROUPED, opset=None, example=tokens, **changes):
     build = lambda: getattr(tr, model)(getattr(tr, config)(**(sizes | changes)))
-    dims = TEXTS if example is tokens else IDS
+    # The loop over tokens of Mamba, which has no mask, is exported for one length.
+    dims = TEXTS if example is tokens else None
     return entry(name, build, example, ["logits"], dims, opset, options=NO_CACHE)
 
 
