@@ -33,7 +33,7 @@ def short(text):
 
 def page(folder):
     results = list(compare.read_results(folder).values())
-    lines = ["| tool | rows | right | refused | wrong | other | time (median of the rows; onnxruntime = 1) |",
+    lines = ["| tool | rows | right | refused | wrong | other | time, onnxruntime = 1 (median of timed rows) |",
              "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
     titles = list(dict.fromkeys(title for _, _, title in names.TOOLS))
     for title in [*titles, None]:
@@ -44,7 +44,7 @@ def page(folder):
         ratios = [float(row["ratio"]) for row in rows if row["ratio"] and outcome(row["result"]) == "right"]
         others = len(counts) - sum(counts.count(kind) for kind in ("right", "refused", "wrong"))
         cells = [title or "**all**", len(rows), counts.count("right"), counts.count("refused"),
-                 counts.count("wrong"), others, f"{statistics.median(ratios):.1f}" if ratios else ""]
+                 counts.count("wrong"), others, f"{statistics.median(ratios):.1f} ({len(ratios)})" if ratios else ""]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     rest = [row for row in results if outcome(row["result"]) != "right"]
     if rest:
