@@ -35,7 +35,6 @@ KINDS = {
     "hf_clip__model": "clip",
     "hf_whisper_tiny__encoder_model": "bart",
     "hf_bart_summary__encoder_model": "bart",
-    "hf_t5_small__encoder_model": "t5",
     "hf_xlmr_e5__model": "bert",
 }
 

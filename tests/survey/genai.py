@@ -30,7 +30,7 @@ FAMILIES = {
     "qwen3": (tr.Qwen3ForCausalLM, tr.Qwen3Config, dict(head_dim=HEAD)),
     "mistral": (tr.MistralForCausalLM, tr.MistralConfig, dict(head_dim=HEAD, sliding_window=64)),
     "phi3": (tr.Phi3ForCausalLM, tr.Phi3Config, dict(original_max_position_embeddings=512)),
-    "gemma2": (tr.Gemma2ForCausalLM, tr.Gemma2Config, dict(head_dim=HEAD, sliding_window=64)),
+    "gemma": (tr.GemmaForCausalLM, tr.GemmaConfig, dict(head_dim=HEAD)),
 }
 
 
@@ -77,5 +77,5 @@ ENTRIES = [
     entry("qwen3", "int4"),
     entry("mistral", "int4"),
     entry("phi3", "fp32"),
-    entry("gemma2", "fp32"),
+    entry("gemma", "fp32"),
 ]

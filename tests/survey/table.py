@@ -33,8 +33,11 @@ def short(text):
 
 def page(folder):
     results = list(compare.read_results(folder).values())
-    lines = ["| tool | rows | right | refused | wrong | other | time, onnxruntime = 1 (median of timed rows) |",
-             "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    # Times are listed once a survey has taken them (one with --quick does not).
+    timed = any(row["ratio"] for row in results)
+    lines = ["| tool | rows | right | refused | wrong | other |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    if timed:
+        lines = [lines[0] + " time, onnxruntime = 1 (median of timed rows) |", lines[1] + " ---: |"]
     titles = list(dict.fromkeys(title for _, _, title in names.TOOLS))
     for title in [*titles, None]:
         rows = [row for row in results if title is None or row["tool"] == title]
@@ -44,7 +47,9 @@ def page(folder):
         ratios = [float(row["ratio"]) for row in rows if row["ratio"] and outcome(row["result"]) == "right"]
         others = len(counts) - sum(counts.count(kind) for kind in ("right", "refused", "wrong"))
         cells = [title or "**all**", len(rows), counts.count("right"), counts.count("refused"),
-                 counts.count("wrong"), others, f"{statistics.median(ratios):.1f} ({len(ratios)})" if ratios else ""]
+                 counts.count("wrong"), others]
+        if timed:
+            cells.append(f"{statistics.median(ratios):.1f} ({len(ratios)})" if ratios else "")
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     rest = [row for row in results if outcome(row["result"]) != "right"]
     if rest:

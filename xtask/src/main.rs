@@ -48,10 +48,11 @@ usage: cargo xtask COMMAND
                   build of itself; see `cargo xtask bench --help`
   conformance     run ONNX's own test cases through the sandbox, and write the outcome of each
                   into tests/conformance
-  survey [make|run|table] [--only PREFIX] [--again]
+  survey [make|run|table] [--only PREFIX] [--again] [--quick]
                   make the models that real tools write, run each in Belljar and in onnxruntime, and
                   write the table of docs/models.md; it takes hours and 6 GB, and goes on where it
-                  stopped. BELLJAR=PROGRAM runs another build
+                  stopped. --quick compares answers without timing them; --again runs what has a
+                  result, too. BELLJAR=PROGRAM runs another build
   corpus FOLDER   write the hostile models of the tests as files, for others to use
   fuzz [TARGET …] [--runs N] [--seed N] [--sanitizer address]
                   fuzz the decoders, the native kernels, tensor files, policies and operations on

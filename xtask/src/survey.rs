@@ -27,12 +27,19 @@ struct Request {
     table: bool,
     only: String,
     again: bool,
+    quick: bool,
 }
 
 impl Request {
     fn parse(arguments: &[&str]) -> Result<Request> {
-        let mut request =
-            Request { make: true, run: true, table: true, only: String::new(), again: false };
+        let mut request = Request {
+            make: true,
+            run: true,
+            table: true,
+            only: String::new(),
+            again: false,
+            quick: false,
+        };
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             match *argument {
@@ -40,6 +47,7 @@ impl Request {
                 "run" => (request.make, request.table) = (false, false),
                 "table" => (request.make, request.run) = (false, false),
                 "--again" => request.again = true,
+                "--quick" => request.quick = true,
                 "--only" => {
                     let prefix = rest.next().context("--only needs the first letters of rows")?;
                     request.only = (*prefix).to_owned();
@@ -48,7 +56,7 @@ impl Request {
                 }
                 other => bail!(
                     "unknown argument {other}: \
-                     `cargo xtask survey [make|run|table] [--only PREFIX] [--again]`"
+                     `cargo xtask survey [make|run|table] [--only PREFIX] [--again] [--quick]`"
                 ),
             }
         }
@@ -75,6 +83,9 @@ pub(crate) fn run(repo: &Repo, arguments: &[&str]) -> Result<()> {
         script.arg("--belljar").arg(belljar).args(["--only", &request.only]);
         if request.again {
             script.arg("--again");
+        }
+        if request.quick {
+            script.arg("--quick");
         }
         run::run(script.stdout(std::io::stderr())).context("running the models")?;
     }
