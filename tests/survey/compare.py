@@ -381,6 +381,14 @@ class Judge:
                 remarks.append(f"not compared, as it is no tensor: {', '.join(lists)}")
                 expected = {name: value for name, value in expected.items() if name not in lists}
             error, worst = differences(answer, expected, self.unordered)
+            if error > TOLERANCE and self.fast is not self.exact:
+                # Sums in another order are rounded to other steps: its optimised run counts, too.
+                optimised = self.fast.run(feeds)
+                other, where = differences(
+                    answer, {name: optimised[name] for name in expected}, self.unordered
+                )
+                if other < error:
+                    error, worst = other, where
             if is_constant(expected):
                 remarks.append("the output is constant, so this says little")
             if error <= self.limit:

@@ -45,7 +45,7 @@ ENTRIES = [
     entry("yolov8n", "yolov8n"),
     entry("yolov8n_dynamic", "yolov8n", dynamic=True),
     entry("yolov8n_o12", "yolov8n", opset=12),
-    entry("yolov8n_nms", "yolov8n", nms=True),
+    entry("yolov8n_nms", "yolov8n", nms=True, conf=0.001),
     entry("yolov8n_cls", "yolov8n-cls", 96),
     entry("yolov8n_seg", "yolov8n-seg"),
     entry("yolov8n_pose", "yolov8n-pose"),

@@ -46,6 +46,9 @@ def spread(model):
             torch.nn.init.uniform_(module.bias, -0.2, 0.2)
             torch.nn.init.normal_(module.running_mean, 0, 0.1)
             torch.nn.init.uniform_(module.running_var, 0.5, 1.0)
+        elif isinstance(module, torch.nn.Linear) and not module.weight.any():
+            # The head of a new vision transformer.
+            torch.nn.init.normal_(module.weight, 0, 0.05)
     return model
 
 
