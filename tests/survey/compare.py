@@ -140,6 +140,20 @@ def is_constant(expected):
     return all(np.ptp(value) <= 1e-6 * max(np.abs(value).max(), 1e-30) for value in floats)
 
 
+def flat(outputs):
+    """Sequences of maps as the three arrays that Belljar writes for them."""
+    found = {}
+    for name, value in outputs.items():
+        if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+            parts = [sorted(part.items()) for part in value]
+            found[f"{name}.keys"] = np.array([key for part in parts for key, _ in part])
+            found[f"{name}.values"] = np.array([number for part in parts for _, number in part])
+            found[f"{name}.lengths"] = np.array([len(part) for part in parts])
+        else:
+            found[name] = value
+    return found
+
+
 class Session:
     """onnxruntime with one thread."""
 
@@ -155,7 +169,7 @@ class Session:
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def run(self, feeds):
-        return dict(zip(self.outputs, self.session.run(None, feeds)))
+        return flat(dict(zip(self.outputs, self.session.run(None, feeds))))
 
     def time(self, feeds):
         self.run(feeds)
@@ -378,7 +392,7 @@ class Judge:
             expected = self.exact.run(feeds)
             lists = [name for name, value in expected.items() if isinstance(value, list)]
             if lists:
-                remarks.append(f"not compared, as it is no tensor: {', '.join(lists)}")
+                remarks.append(f"not compared, as they are not tensors: {', '.join(lists)}")
                 expected = {name: value for name, value in expected.items() if name not in lists}
             error, worst = differences(answer, expected, self.unordered)
             if error > TOLERANCE and self.fast is not self.exact:
