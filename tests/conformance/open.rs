@@ -41,12 +41,12 @@ fn larger(size: u64, from_one: u64) -> u64 {
 fn run(from_one: u64, host: &Host, policy: &Policy, folder: &Path, case: &Value) -> End {
     let content = without_shapes(&std::fs::read(folder.join("model.onnx")).unwrap());
     for listed in case["sets"].as_array().unwrap() {
-        let Ok(Set { inputs, outputs: Ok(expected) }) = set(folder, listed) else {
+        let Ok(Set { inputs: values, outputs: Ok(expected) }) = set(folder, listed) else {
             return end("unsupported", "");
         };
         // The gate plans sequences and optionals for any length, or for the one that they have.
         let tensors =
-            inputs.iter().map(|(name, value)| Some((name.clone(), value.as_tensor()?.clone())));
+            values.iter().map(|(name, value)| Some((name.clone(), value.as_tensor()?.clone())));
         let Some(inputs) = tensors.collect::<Option<Vec<(String, Tensor)>>>() else {
             return end("unsupported", "");
         };
@@ -70,7 +70,7 @@ fn run(from_one: u64, host: &Host, policy: &Policy, folder: &Path, case: &Value)
         match model.run(&inputs).and_then(|outputs| outputs.validate()) {
             Ok(outputs) => {
                 let why = match is_random(case) {
-                    true => fault(&model, &inputs, &expected, case),
+                    true => fault(&model, &values, &expected, case),
                     false => wrong(&outputs, &expected, case, listed),
                 };
                 if let Some(why) = why {
