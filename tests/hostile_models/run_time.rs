@@ -116,7 +116,8 @@ std::thread_local! {
 pub(crate) fn sound(op: &str, what: &str, err: &belljar::Error) {
     let text = err.to_string();
     let good = [4, 5, 6].contains(&err.exit_code()) && !text.contains("panicked");
-    if !good || text.contains("trap") {
+    let trapped = text.split(|letter: char| !letter.is_alphanumeric()).any(|word| word == "trap");
+    if !good || trapped {
         FOUND.with_borrow_mut(|found| found.push(format!("{op} {what}: {text}")));
     }
 }
