@@ -91,7 +91,6 @@ const ACCEPT_ALL_INTEGERS: &[&str] = &[
     "CenterCropPad",
     "Concat",
     "Conv",
-    "CumProd",
     "DepthWiseConv",
     "DequantizeLinear",
     "DequantizeLinearF32",
