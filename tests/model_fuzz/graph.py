@@ -96,6 +96,8 @@ class Graph:
         # The narrow type of the graph's floats, if any, which are stored as float32 here; the
         # values that are float32 nevertheless; and the values whose type is fixed.
         self.narrow, self.magnitude, self.full, self.read = None, 1.5, set(), set()
+        # Whether most sizes and axes are inputs, so that the shapes of results follow from values.
+        self.late = random.Random(f"late {seed}").random() < 0.2
         # The largest tolerance that a node needs, and the values that are too inaccurate to read.
         self.loosest, self.last = 0.0, set()
 
@@ -160,6 +162,8 @@ class Graph:
         return name
 
     def ints(self, numbers, as_input=0.1):
+        if self.late and as_input:
+            as_input = 0.7
         return self.given(np.array(numbers, I64), as_input)
 
     def as_narrow(self, array):
