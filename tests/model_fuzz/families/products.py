@@ -6,7 +6,9 @@ from graph import F32, F64, I32, I64, U32, U64, divisors, floats, need, operator
 @operators("MatMul")
 def matmul(g, operator, x, v):
     need(v.ndim and (v.dtype.kind == "f" or v.dtype in (I32, I64, U32, U64)))
-    batch, other = g.broadcasting(v.shape[:-2]), g.between(1, 6)
+    # Batches of either operand are repeated for those of the other.
+    batch = [g.choose([1, 2]) if size == 1 else size for size in g.broadcasting(v.shape[:-2])]
+    other = g.between(1, 6)
     if g.chance(0.7):
         inner, ones = v.shape[-1], (1,) * (v.ndim - 2)
         shape = g.choose([(inner,), (inner, other), (*batch, inner, other),
