@@ -270,6 +270,8 @@ class Runner:
         shutil.rmtree(self.cache / "snapshots", ignore_errors=True)
         policy = self.policy(model, notes)
         row, remarks = {}, [notes["why"]] if "why" in notes else []
+        if "memory" in notes:
+            remarks.append(f"memory raised to {notes['memory']}")
         status, taken, message, answer = self.belljar_run(model, first, policy)
         row["first_run_ms"] = "" if self.quick else ms(taken)
         judge = Judge(model, tolerance(name, notes), notes.get("unordered", False))

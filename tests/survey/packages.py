@@ -36,7 +36,7 @@ def image(*sizes):
 
 def speech(name, file, sizes=None):
     # Nine seconds of sound in each of two rows need more than the default's 1 GiB.
-    notes = {"memory": "2 GiB", "why": "memory raised to 2 GiB"} if name.endswith(("ovr", "sig")) else {}
+    notes = {"memory": "2 GiB"} if name.endswith(("ovr", "sig")) else {}
     return entry(f"speechmos_{name}", f"speechmos/{file}.onnx", sizes or {"N": (1, 2)}, notes=notes)
 
 

@@ -56,6 +56,9 @@ def page(folder):
         lines += ["", "Rows that were not answered as onnxruntime answers them:", "",
                   "| row | result |", "| --- | --- |"]
         lines += [f"| {row['name']} | {short(row['result'])}{note(row)} |" for row in rest]
+    raised = [row["name"] for row in results if "memory raised" in row["note"]]
+    if raised:
+        lines += ["", f"Run with more memory than the default policy grants: {', '.join(raised)}."]
     left = list(not_made(folder))
     if left:
         lines += ["", "Models that could not be made here:", "", "| model | reason |", "| --- | --- |"]
