@@ -4,8 +4,8 @@
 use belljar::Tensor;
 
 use crate::support::onnx::{
-    FLOAT, Graph, INT64, Message, fixed, float_attribute, int_attribute, node, string_attribute,
-    tensor_f32, tensor_i64, value, value_of_any_shape,
+    FLOAT, Graph, INT64, Message, fixed, float_attribute, int_attribute, ints_attribute, node,
+    string_attribute, tensor_f32, tensor_i64, value, value_of_any_shape,
 };
 use crate::{HOST, ones, policy};
 
@@ -356,4 +356,40 @@ fn sizes_of_tensors_without_elements_add_up_when_they_are_known_in_runs_only() {
     let inputs = [("x", ones(&[2, 3, 5])), ("steps", steps), ("b", ones(&[2, 0, 3]))];
     let outputs = crate::run(&graph.bytes(), &inputs).unwrap();
     assert_eq!(outputs[0].1.shape(), [2, 0, 8]);
+}
+
+#[test]
+fn batches_whose_size_is_known_in_runs_only_are_broadcast() {
+    let one_then = |op: &str, attributes: &[Message]| Graph {
+        nodes: vec![
+            node("Reshape", &["x", "shape"], &["a"], &[]),
+            node(op, &["a", "b"], &["left"], attributes),
+            node("Transpose", &["b"], &["c"], &[ints_attribute("perm", &[0, 2, 1])]),
+            node("Reshape", &["x", "other"], &["d"], &[]),
+            node(op, &["c", "d"], &["right"], attributes),
+        ],
+        inputs: vec![
+            value("x", FLOAT, &fixed(&[5])),
+            value("shape", INT64, &fixed(&[3])),
+            value("other", INT64, &fixed(&[3])),
+            value("b", FLOAT, &fixed(&[2, 5, 2])),
+        ],
+        outputs: vec![value_of_any_shape("left", FLOAT), value_of_any_shape("right", FLOAT)],
+        ..Graph::default()
+    };
+    let shape = |dims: [i64; 3]| Tensor::new(dims.to_vec(), &[3]).unwrap();
+    let inputs = [
+        ("x", ones(&[5])),
+        ("shape", shape([1, 1, 5])),
+        ("other", shape([1, 5, 1])),
+        ("b", ones(&[2, 5, 2])),
+    ];
+    let einsum = string_attribute("equation", "...ij,...jk->...ik");
+    for graph in [one_then("MatMul", &[]), one_then("Einsum", &[einsum])] {
+        let outputs = crate::run(&graph.bytes(), &inputs).unwrap();
+        for ((_, found), shape) in outputs.iter().zip([[2, 1, 2], [2, 2, 1]]) {
+            assert_eq!(found.shape(), shape);
+            assert_eq!(found.as_slice::<f32>(), Some(&[5f32; 4][..]));
+        }
+    }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_core::optim::CONST_FOLD_MEM_BUDGET;
 use tract_onnx::tract_hir::infer::Factoid;
@@ -109,6 +110,7 @@ fn translated(
         .and_then(|outlets| {
             check(&outlets, node, target)?;
             check_inferred(&outlets, node, target)?;
+            check_products(&target.nodes[before..], target)?;
             Ok(outlets)
         });
     let error = match wired {
@@ -173,6 +175,28 @@ fn check(outlets: &[OutletId], node: &InferenceNode, target: &TypedModel) -> Tra
         let fact = target.outlet_fact(*outlet)?;
         fact.consistent().with_context(|| format!("{fact:?} of {node}"))
     })
+}
+
+/// Refuses products with a batch dimension that is known in runs only, unless the other operand's is
+/// the same or 1: tract takes its size for that of the product, also if it turns out to be 1.
+fn check_products(nodes: &[TypedNode], target: &TypedModel) -> TractResult<()> {
+    for node in nodes {
+        let Some(product) = node.op_as::<EinSum>() else { continue };
+        let facts = node.inputs.iter().map(|input| target.outlet_fact(*input));
+        let facts = facts.collect::<TractResult<Vec<&TypedFact>>>()?;
+        for axis in product.axes.iter_all_axes().filter(|axis| !axis.outputs[0].is_empty()) {
+            let places = axis.inputs.iter().zip(&facts);
+            let sizes = places.flat_map(|(places, fact)| places.iter().map(|at| &fact.shape[*at]));
+            let sizes: TVec<&TDim> = sizes.filter(|size| !size.is_one()).collect();
+            let differ = sizes.windows(2).any(|pair| pair[0] != pair[1]);
+            if differ && sizes.iter().any(|size| is_known_in_runs_only(size)) {
+                let why =
+                    format!("the sizes {sizes:?} of a batch are only known when the model runs");
+                return Err(UserError::error(why));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Compares the outputs of an operator with the facts that were inferred.
