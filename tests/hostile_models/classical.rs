@@ -392,11 +392,3 @@ fn an_operator_of_another_domain_or_version_is_refused() {
     assert!(run(&only(ML, "Normalizer"), &x()).is_ok());
     refused(&only("", "Relu"), &x(), "does not import a version");
 }
-
-#[test]
-fn maps_are_refused_with_an_alternative() {
-    let labels = ints_attribute("classlabels_int64s", &[0, 1, 2]);
-    let zip = classical("ZipMap", &SCORES, 1, &[labels]);
-    refused(&zip, &x(), "zipmap=False");
-    ends(&classical("DictVectorizer", &SCORES, 1, &[]), &x());
-}

@@ -285,7 +285,7 @@ pub(crate) fn noises() -> Graph {
     Graph {
         nodes: vec![
             node("RandomNormalLike", &["x"], &["like"], &[]),
-            node("RandomNormal", &[], &["fixed"], &[shape.clone()]),
+            node("RandomNormal", &[], &["fixed"], std::slice::from_ref(&shape)),
             node("RandomNormal", &[], &["own"], &[shape, float_attribute("seed", 3.0)]),
             node(
                 "Loop",

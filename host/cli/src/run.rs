@@ -138,8 +138,11 @@ fn model(arguments: &Run, terminal: &Terminal) -> Result<(), Failure> {
     Ok(())
 }
 
+type Tensors<'v> = Vec<(String, &'v Tensor)>;
+type Others<'v> = Vec<(&'v str, &'v Value)>;
+
 /// The outputs that are tensors, and the others.
-fn apart(outputs: &[(String, Value)]) -> (Vec<(String, &Tensor)>, Vec<(&str, &Value)>) {
+fn apart(outputs: &[(String, Value)]) -> (Tensors<'_>, Others<'_>) {
     let (mut tensors, mut others) = (Vec::new(), Vec::new());
     for (name, value) in outputs {
         match value.as_tensor() {

@@ -67,12 +67,15 @@ pub(super) const fn of(kind: Kind, shape: &'static [usize], number: i64) -> Opti
     Some((kind, shape, number))
 }
 
+/// An input: its element type, its shape, and the number that its elements have or start from.
+type Given = Option<(Kind, Vec<usize>, f64)>;
+
 /// A node that may be invalid.
 #[derive(Clone)]
 pub(super) struct Node {
     domain: &'static str,
     name: &'static str,
-    pub(super) inputs: Vec<Option<(Kind, Vec<usize>, f64)>>,
+    pub(super) inputs: Vec<Given>,
     attributes: Vec<(&'static str, Message)>,
     pub(super) outputs: Vec<i64>,
 }
@@ -127,7 +130,7 @@ impl Node {
         let outputs: Vec<String> = (0..self.outputs.len())
             .map(|at| if self.outputs[at] == 0 { String::new() } else { format!("o{at}") })
             .collect();
-        let declared = |(name, input): (&String, &Option<(Kind, Vec<usize>, f64)>)| {
+        let declared = |(name, input): (&String, &Given)| {
             let (kind, shape, _) = input.as_ref()?;
             let dims: Vec<i64> = shape.iter().map(|dim| *dim as i64).collect();
             Some(value(name, elem_type(*kind), &fixed(&dims)))
@@ -157,7 +160,7 @@ impl Node {
 
     /// The inputs, with another number in one of them.
     fn tensors(&self, other: Option<(usize, f64)>) -> Vec<(String, Tensor)> {
-        let of = |(at, input): (usize, &Option<(Kind, Vec<usize>, f64)>)| {
+        let of = |(at, input): (usize, &Given)| {
             let (kind, shape, number) = input.as_ref()?;
             let number =
                 other.filter(|(place, _)| *place == at).map_or(*number, |(_, number)| number);
