@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 /// Files and folders, relative to `guest-models/`, that the guest is built from.
-const PARTS: [&str; 13] = [
+const PARTS: [&str; 15] = [
     "abi/Cargo.toml",
     "abi/src",
     "element_types.rs",
@@ -25,6 +25,8 @@ const PARTS: [&str; 13] = [
     "onnx-runner/src",
     "operators/Cargo.toml",
     "operators/src",
+    "pixels/Cargo.toml",
+    "pixels/src",
 ];
 
 /// The digest in lower-case hex, and the files it covers (sorted by relative path).

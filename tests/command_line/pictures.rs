@@ -319,7 +319,17 @@ fn supervisor_contains_no_image_decoder() {
         include_str!("../../Cargo.lock"),
         include_str!("../../guest-models/onnx-runner/Cargo.lock"),
     );
-    for name in ["png", "jpeg-decoder", "zune-jpeg", "zune-png", "image", "mozjpeg", "turbojpeg"] {
+    for name in [
+        "belljar-pixels",
+        "png",
+        "jpeg-decoder",
+        "image-webp",
+        "zune-jpeg",
+        "zune-png",
+        "image",
+        "mozjpeg",
+        "turbojpeg",
+    ] {
         assert!(!host.contains(&format!("name = \"{name}\"\n")), "{name} is a dependency");
     }
     assert!(guest.contains("name = \"png\"\n") && guest.contains("name = \"jpeg-decoder\"\n"));

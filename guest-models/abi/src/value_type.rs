@@ -135,7 +135,7 @@ impl ValueType {
         let at = reader.at();
         let invalid = DecodeError::Invalid { at, what: "type" };
         let code = reader.u32()?;
-        let mut dtype = || Ok(DType::from_onnx(reader.u32()?).ok_or(invalid.clone())?);
+        let mut dtype = || DType::from_onnx(reader.u32()?).ok_or(invalid.clone());
         let (key, of): (DType, DType) = (dtype()?, dtype()?);
         let map = ValueType::map(key, of);
         let found = match (code, map) {

@@ -8,7 +8,7 @@ use crate::entry::{
 };
 use crate::types::{
     ANY, BF16, BOOL, F8E8M0, F32, F64, FLOAT8, FLOATS, I16, I64, INDICES, INTEGERS, NUMBERS, PLAIN,
-    REALS, SINGLES, STORED, Types,
+    REALS, SINGLES, STORED, Types, U8,
 };
 
 const IS_I64: &[Output] = &[Output::Is(I64)];
@@ -62,6 +62,7 @@ pub(crate) const OPERATORS: &[Operator] = &[
     op("Range", 27, &[t(RANGED), t(RANGED), t(RANGED)]).with(&[only("stash_type", 1)]),
     op("EyeLike", 9, &[t(PLACED)]).to(&[Output::AttrOr("dtype", PLACED, 'T')])
         .with(&[attr("dtype", Type(PLACED)), attr("k", Int(-65536, 65536))]),
+    op("ImageDecoder", 20, &[t(U8)]).with(&[attr("pixel_format", Text(&["RGB", "BGR", "Grayscale"]))]),
 
     op("Reshape", 5, &[t(MOVED), any(I64)]).with(&[flag("allowzero")]),
     op("Flatten", 1, &[t(MOVED)]).with(&[axis("axis")]),

@@ -6,6 +6,7 @@ pub(crate) mod concat;
 pub(crate) mod expand;
 pub(crate) mod eye_like;
 pub(crate) mod gather;
+pub(crate) mod image_decoder;
 pub(crate) mod one_hot;
 pub(crate) mod pad;
 pub(crate) mod range;
@@ -30,6 +31,7 @@ pub(crate) const OPERATORS: &[&[Registration]] = &[
     expand::OPERATORS,
     eye_like::OPERATORS,
     gather::OPERATORS,
+    image_decoder::OPERATORS,
     one_hot::OPERATORS,
     pad::OPERATORS,
     range::OPERATORS,

@@ -9,16 +9,13 @@
 //! hold and what the policy allows.
 
 mod decode;
-mod jpeg;
 mod orient;
 mod resample;
 
 use belljar_abi::narrow::Narrow;
 use belljar_abi::picture::{Channels, Layout, PictureOptions, Resize, decode_picture};
 use belljar_abi::{DType, TensorView, encode_tensors};
-
-/// Maximum width and height of a decoded or resized image, in pixels: that of JPEG.
-const MAX_SIDE: u64 = 65_535;
+use belljar_pixels::{MAX_SIDE, Pixels, Room, gray};
 
 /// Why an image cannot be converted.
 #[derive(Debug)]
@@ -31,36 +28,6 @@ pub(crate) enum PictureError {
     Size(String),
     /// The image needs more memory than is allowed.
     TooLarge(String),
-}
-
-fn refused<T>(why: impl Into<String>) -> Result<T, PictureError> {
-    Err(PictureError::File(why.into()))
-}
-
-/// Rows of pixels with one byte per channel: one channel, or red, green and blue.
-struct Pixels {
-    width: usize,
-    height: usize,
-    channels: usize,
-    bytes: Vec<u8>,
-}
-
-/// The memory that one step may take, in bytes.
-#[derive(Clone, Copy)]
-struct Room(u64);
-
-impl Room {
-    /// Refuses an image whose pixels of `each` bytes do not fit, before memory is allocated.
-    fn holds(self, width: u64, height: u64, each: u64) -> Result<(), PictureError> {
-        let bytes = width.saturating_mul(height).saturating_mul(each);
-        // No allocation is larger than half of the address space.
-        let max = self.0.min(i32::MAX as u64);
-        if bytes <= max {
-            return Ok(());
-        }
-        let text = format!("{width}x{height} pixels take {bytes} bytes, but {max} are allowed");
-        Err(PictureError::TooLarge(text))
-    }
 }
 
 /// Converts the image in a message, and returns the message with its tensor.
@@ -83,19 +50,6 @@ pub(crate) fn picture(message: &[u8]) -> Result<Vec<u8>, PictureError> {
         pixels = cropped(&pixels, width as usize, height as usize)?;
     }
     tensor(&pixels, &options)
-}
-
-/// Converts to gray as Pillow does (ITU-R BT.601 luma with 16 fractional bits, rounded).
-fn gray(pixels: Pixels) -> Pixels {
-    if pixels.channels == 1 {
-        return pixels;
-    }
-    let luma = |pixel: &[u8; 3]| {
-        let [red, green, blue] = pixel.map(u32::from);
-        ((red * 19_595 + green * 38_470 + blue * 7_471 + 0x8000) >> 16) as u8
-    };
-    let bytes = pixels.bytes.as_chunks::<3>().0.iter().map(luma).collect();
-    Pixels { channels: 1, bytes, ..pixels }
 }
 
 /// The size of the resized image.

@@ -1,6 +1,6 @@
 //! Turns an image upright according to the orientation in its EXIF data.
 
-use super::Pixels;
+use belljar_pixels::Pixels;
 
 /// The EXIF tag `Orientation`, 1 to 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,9 @@
 //! the triangle is as wide as two pixels of the result, so that every pixel of the source counts
 //! (antialiasing); for enlarging, this is bilinear interpolation between pixel centres.
 
-use super::{PictureError, Pixels, Room};
+use belljar_pixels::{Pixels, Room};
+
+use super::PictureError;
 
 /// Fractional bits of a weight.
 const PRECISION: u32 = 32 - 8 - 2;

@@ -2,24 +2,24 @@
 //! is complete. Decoders fill missing data with gray, so a truncated file is refused here.
 
 /// The frame of a file that is complete up to its end marker.
-pub(super) struct Frame {
-    pub(super) width: u64,
-    pub(super) height: u64,
-    pub(super) progressive: bool,
+pub(crate) struct Frame {
+    pub(crate) width: u64,
+    pub(crate) height: u64,
+    pub(crate) progressive: bool,
     /// The end of the coded data of each scan.
-    pub(super) scan_ends: Vec<usize>,
+    pub(crate) scan_ends: Vec<usize>,
     /// The sampling factors of each component along both axes.
     sampling: Vec<(u64, u64)>,
 }
 
 impl Frame {
-    pub(super) fn components(&self) -> usize {
+    pub(crate) fn components(&self) -> usize {
         self.sampling.len()
     }
 
     /// The minimum number of bits for the image: each block of 64 pixels of a component takes a
     /// code of at least one bit for its mean, and another one in files that are not progressive.
-    pub(super) fn min_bits(&self) -> u64 {
+    pub(crate) fn min_bits(&self) -> u64 {
         let max = |of: fn(&(u64, u64)) -> u64| self.sampling.iter().map(of).max().unwrap_or(1);
         let (max_x, max_y) = (max(|(x, _)| *x), max(|(_, y)| *y));
         let blocks = self.sampling.iter().map(|(x, y)| {
@@ -30,7 +30,7 @@ impl Frame {
 }
 
 /// Walks from marker to marker up to the end marker. Data after it is ignored.
-pub(super) fn frame(file: &[u8]) -> Result<Frame, String> {
+pub(crate) fn frame(file: &[u8]) -> Result<Frame, String> {
     let cut_off = || "it is cut off: its end marker is missing".to_owned();
     let mut frame: Option<Frame> = None;
     let (mut at, mut scan_ends) = (2, Vec::new());
@@ -89,7 +89,7 @@ fn entropy_coded(bytes: &[u8]) -> usize {
 /// The file with 64 one bits after each scan. No JPEG code consists of ones only, so a decoder that
 /// runs out of data reports an error instead of filling in the rest. A decoder with enough data
 /// does not read them.
-pub(super) fn marked(file: &[u8], scan_ends: &[usize]) -> Vec<u8> {
+pub(crate) fn marked(file: &[u8], scan_ends: &[usize]) -> Vec<u8> {
     const ONES: [u8; 16] = [0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0];
     let mut marked = Vec::with_capacity(file.len() + ONES.len() * scan_ends.len());
     let mut copied = 0;
