@@ -7,7 +7,7 @@ use crate::support::onnx::{
     FLOAT, Graph, INT64, ML, Message, fixed, floats_attribute, int_attribute, ints_attribute, node,
     string_attribute, strings_attribute, tensor_attribute, tensor_f32, value, value_of_any_shape,
 };
-use crate::{ends, host_still_answers, ones, refused, run};
+use crate::{host_still_answers, ones, refused, run};
 
 /// A model of one operator of the domain on a matrix.
 fn classical(op: &str, outputs: &[(&str, i64)], version: i64, attributes: &[Message]) -> Vec<u8> {
