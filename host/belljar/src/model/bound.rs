@@ -111,6 +111,7 @@ impl Model {
 
     /// Runs the model for a caller that only knows tensors, `wasi:nn`. A model with other outputs is
     /// refused before it runs.
+    #[cfg(feature = "wasi-nn")]
     pub(crate) fn run_for_tensors(
         &self,
         inputs: &[(String, Tensor)],

@@ -121,6 +121,7 @@ impl Contract {
     }
 
     /// Refuses a model with an output that is not a tensor.
+    #[cfg(feature = "wasi-nn")]
     pub(in crate::model) fn check_makes_tensors(&self, by: &str) -> Result<(), ErrorKind> {
         let tensor =
             |value: &&ValueInfo| !matches!(value.value_type, ValueType::Tensor | ValueType::Other);
