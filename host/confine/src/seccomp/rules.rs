@@ -172,6 +172,7 @@ const fn way(way: Way, why: &'static str) -> Rule {
 const MMAP: Call = Call::new("mmap", 9, 222);
 const MPROTECT: Call = Call::new("mprotect", 10, 226);
 const OPENAT2: Call = Call::new("openat2", 437, 437);
+const BRK: Call = Call::new("brk", 12, 214);
 const FCNTL: Call = Call::new("fcntl", 72, 25);
 const FUTEX: Call = Call::new("futex", 202, 98);
 const LSEEK: Call = Call::new("lseek", 8, 62);
@@ -220,7 +221,10 @@ pub(super) static RULES: &[Rule] = &[
     rule(MREMAP, &[MAY_MOVE, above("old_address")], LARGE_PIECES)
         .only(&[CompileProgram])
         .sometimes("when glibc maps a list of the compiler separately before it grows"),
-    rule(Call::new("brk", 12, 214), &[], "the heap"),
+    rule(BRK, &[], "the heap").only(&[Compile, Run, CompileProgram, Program]),
+    rule(BRK, &[], "the heap")
+        .only(&[Prepare])
+        .sometimes("when loading the code has left too little free memory in the heap"),
     rule(
         MADVISE,
         &[advice("MADV_DONTNEED", libc::MADV_DONTNEED as u64), above("addr")],
