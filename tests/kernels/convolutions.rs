@@ -389,3 +389,32 @@ fn filters_of_one_column_with_horizontal_padding() {
 fn filters_of_one_column_with_horizontal_padding_in_the_sandbox() {
     one_column_and_padding(false).agrees(&["NativeConv"]);
 }
+
+#[test]
+fn transposed_convolutions_compute_their_products_natively() {
+    for (batch, groups, kernel, strides, pads) in [
+        (1, 1, [2, 2], [2, 2], [0, 0, 0, 0]),
+        (2, 1, [3, 3], [2, 2], [1, 1, 1, 1]),
+        (1, 2, [3, 2], [1, 2], [0, 1, 1, 0]),
+        (3, 2, [1, 1], [1, 1], [0, 0, 0, 0]),
+    ] {
+        for constant in [true, false] {
+            let mut net = Net::new();
+            let x = net.input(&[batch, 4 * groups, 9, 11]);
+            let dims = [4 * groups, 6, kernel[0], kernel[1]];
+            let w = if constant { net.constant(&dims) } else { net.input(&dims) };
+            let result = net.op(
+                "ConvTranspose",
+                &[&x, &w],
+                &[
+                    int_attribute("group", groups),
+                    ints_attribute("strides", &strides),
+                    ints_attribute("pads", &pads),
+                ],
+            );
+            net.output(&result);
+            // The kernel has no products of one left operand with a batch of right ones.
+            net.agrees(if groups == 1 && batch == 1 { &["NativeGemm"] } else { &[] });
+        }
+    }
+}

@@ -87,6 +87,53 @@ fn products_of_all_ranks() {
     }
 }
 
+/// All orders of the numbers below `count`.
+fn orders(count: i64) -> Vec<Vec<i64>> {
+    let mut orders = vec![vec![]];
+    for next in 0..count {
+        orders = orders
+            .iter()
+            .flat_map(|order| {
+                (0..=order.len()).map(|at| {
+                    let mut longer = order.clone();
+                    longer.insert(at, next);
+                    longer
+                })
+            })
+            .collect();
+    }
+    orders
+}
+
+/// The kernel writes rows and columns last. A product whose output is transposed, as that of every
+/// attention is, takes a permutation in addition.
+#[test]
+fn products_whose_output_is_transposed() {
+    for order in orders(4) {
+        for (left, right) in [(&[2, 3, 5, 7], &[2, 3, 7, 4]), (&[1, 3, 5, 7], &[1, 3, 7, 1])] {
+            for [a, b] in [[From::Input, From::Input], [From::Transposed, From::Constant]] {
+                let mut net = Net::new();
+                let a = operand(&mut net, left, a);
+                let b = operand(&mut net, right, b);
+                let product = net.op("MatMul", &[&a, &b], &[]);
+                let perm = ints_attribute("perm", &order);
+                let result = net.op("Transpose", &[&product], &[perm]);
+                let result = net.op("Relu", &[&result], &[]);
+                net.output(&result);
+                net.agrees(&[]);
+            }
+        }
+    }
+    let mut net = Net::new();
+    let a = net.input(&[1, 3, 5, 5]);
+    let heads = net.input(&[1, 5, 3, 8]);
+    let b = net.op("Transpose", &[&heads], &[ints_attribute("perm", &[0, 2, 1, 3])]);
+    let product = net.op("MatMul", &[&a, &b], &[]);
+    let result = net.op("Transpose", &[&product], &[ints_attribute("perm", &[0, 2, 1, 3])]);
+    net.output(&result);
+    net.agrees(&["NativeGemm", "NativePermute"]);
+}
+
 proptest! {
     #![proptest_config(cases(120))]
 

@@ -11,7 +11,7 @@ use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_core::ops::math::Add;
 
 use super::operator::{Native, NativeOp, address, optional};
-use super::permute::strides_of;
+use super::permute::{NativePermute, strides_of};
 use super::{elements, filled, floats, only_reader, plain_shape, vector};
 
 /// Width of the narrowest panel of packed columns.
@@ -115,21 +115,51 @@ pub(super) fn rewrite(
     let output = plain_shape(&node.outputs[0].fact);
     let ((Some(first), Some(second)), Some(output)) = (shapes, output) else { return Ok(None) };
     let shapes = [first, second];
-    for left in [0, 1] {
-        let Some(axes) = ProductAxes::new(op, &shapes, &output, left) else { continue };
-        let sizes = |shape: &TVec<TDim>| {
-            shape.iter().map(assumptions::size).collect::<Option<TVec<usize>>>()
-        };
-        let [Some(first), Some(second)] = [0, 1].map(|at| sizes(&shapes[at])) else { continue };
-        let Some(sizes_out) = sizes(&output) else { continue };
-        let Some(request) = axes.matrices(&[&first, &second], &sizes_out, left) else { continue };
-        // Few columns and many rows are faster with the operands exchanged.
-        if request.n < 4 && request.m >= 4 && left == 0 {
-            continue;
+    let sizes =
+        |shape: &TVec<TDim>| shape.iter().map(assumptions::size).collect::<Option<TVec<usize>>>();
+    let (Some(first), Some(second)) = (sizes(&shapes[0]), sizes(&shapes[1])) else {
+        return Ok(None);
+    };
+    for permuted in [false, true] {
+        for left in [0, 1] {
+            let Some(mut axes) = ProductAxes::new(op, &shapes, &output, left) else { continue };
+            let order = permuted.then(|| axes.put_in_kernel_order(left));
+            let computed: TVec<TDim> = match &order {
+                Some(order) => inverse(order).iter().map(|axis| output[*axis].clone()).collect(),
+                None => output.clone(),
+            };
+            let Some(sizes_out) = sizes(&computed) else { continue };
+            let Some(request) = axes.matrices(&[&first, &second], &sizes_out, left) else {
+                continue;
+            };
+            // Few columns and many rows are faster with the operands exchanged.
+            if request.n < 4 && request.m >= 4 && left == 0 {
+                continue;
+            }
+            let product = Product { axes, request, left, output: computed, order };
+            return replace(model, node, product, &shapes);
         }
-        return replace(model, node, axes, request, left, &shapes, output);
     }
     Ok(None)
+}
+
+/// The permutation that undoes another one.
+fn inverse(order: &[usize]) -> TVec<usize> {
+    let mut places: TVec<usize> = (0..order.len()).collect();
+    places.sort_by_key(|place| order[*place]);
+    places
+}
+
+/// A product that the host can compute.
+struct Product {
+    axes: ProductAxes,
+    /// Its request for the example.
+    request: Request,
+    left: usize,
+    /// The shape that the kernel writes.
+    output: TVec<TDim>,
+    /// For each dimension of the node's output, its place in the kernel's, if they differ.
+    order: Option<TVec<usize>>,
 }
 
 /// The axes of a product, innermost first: where each is in the operands and in the output.
@@ -176,6 +206,26 @@ impl ProductAxes {
             found.push(places);
         }
         Some(ProductAxes { axes: found, rank: output.len() })
+    }
+
+    /// Moves the dimensions of the output to where the kernel writes them: those of both operands
+    /// first, then rows, then columns. Returns for each dimension its new place.
+    fn put_in_kernel_order(&mut self, left: usize) -> TVec<usize> {
+        let group = |places: &[Option<usize>; 3]| match (places[left], places[1 - left]) {
+            (None, None) => 0,
+            (Some(_), Some(_)) => 1,
+            (Some(_), None) => 2,
+            (None, Some(_)) => 3,
+        };
+        let mut groups: TVec<(usize, usize)> =
+            self.axes.iter().filter_map(|places| Some((group(places), places[2]?))).collect();
+        groups.sort();
+        let before: TVec<usize> = groups.iter().map(|(_, place)| *place).collect();
+        let order = inverse(&before);
+        for to in self.axes.iter_mut().filter_map(|places| places[2].as_mut()) {
+            *to = order[*to];
+        }
+        order
     }
 
     /// The shape of the output. `None` if the operands do not fit each other.
@@ -276,12 +326,10 @@ impl Merged {
 fn replace(
     model: &TypedModel,
     node: &TypedNode,
-    axes: ProductAxes,
-    request: Request,
-    left: usize,
+    product: Product,
     shapes: &[TVec<TDim>; 2],
-    output: TVec<TDim>,
 ) -> TractResult<Option<TypedModelPatch>> {
+    let Product { axes, request, left, output, order } = product;
     let low = f32::NEG_INFINITY.to_bits();
     let mut native = NativeGemm { axes, left, right: None, bias: None, low };
     let mut inputs = node.inputs.clone();
@@ -300,6 +348,20 @@ fn replace(
         inputs = vec![node.inputs[left]];
         read = vec![&shapes[left]];
     }
+    let mut patch = TypedModelPatch::default();
+    if let Some(order) = order {
+        // Two kernels are faster than the tiles of a product whose rows are not contiguous.
+        let permute = NativePermute { order };
+        let to = node.outputs[0].fact.shape.to_tvec();
+        let Some(product) = NativeOp::new(native, &read, &output) else { return Ok(None) };
+        let Some(permute) = NativeOp::new(permute, &[&output], &to) else { return Ok(None) };
+        let taps = patch.taps(model, &inputs)?;
+        let name = format!("{}.product", node.name);
+        let product = patch.wire_node(name, product, &taps)?;
+        let wire = patch.wire_node(&node.name, permute, &product)?;
+        patch.shunt_outside(model, node.id.into(), wire[0])?;
+        return Ok(Some(patch));
+    }
     let mut last = node;
     if let Some(reader) = only_reader(model, last)
         && let Some(bias) = operand::<Add>(model, last, reader, &output)?
@@ -316,7 +378,6 @@ fn replace(
         last = reader;
     }
     let Some(op) = NativeOp::new(native, &read, &output) else { return Ok(None) };
-    let mut patch = TypedModelPatch::default();
     let taps = patch.taps(model, &inputs)?;
     let wire = patch.wire_node(&last.name, op, &taps)?;
     patch.shunt_outside(model, last.id.into(), wire[0])?;

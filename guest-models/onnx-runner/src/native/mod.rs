@@ -6,6 +6,7 @@
 //! tract.
 
 mod conv;
+mod deconv;
 mod gemm;
 mod operator;
 mod permute;
@@ -57,6 +58,7 @@ fn replace_others(model: &mut TypedModel) -> TractResult<()> {
     if !enabled() {
         return Ok(());
     }
+    rewrite_each_node(model, vec![deconv::split])?;
     rewrite_each_node(
         model,
         vec![

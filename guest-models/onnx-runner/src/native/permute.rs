@@ -7,23 +7,24 @@ use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 use super::operator::{Native, NativeOp, address};
 use super::{elements, plain_shape};
 
-/// A permutation that the host computes: one dimension is moved.
+/// A permutation that the host computes.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
-struct NativePermute {
-    from: usize,
-    to: usize,
+pub(super) struct NativePermute {
+    /// For each dimension of the output, its place in the input.
+    pub(super) order: TVec<usize>,
 }
 
 impl Native for NativePermute {
     const NAME: &'static str = "NativePermute";
 
     fn sized(&self, shapes: &[&[usize]]) -> Option<(Kernel, TVec<usize>)> {
-        let mut output: TVec<usize> = (*shapes.first()?).into();
-        elements(&output)?;
-        let mut strides = strides_of(&output);
-        let (stride, dim) = (strides.remove(self.from), output.remove(self.from));
-        strides.insert(self.to, stride);
-        output.insert(self.to, dim);
+        let input = *shapes.first()?;
+        elements(input)?;
+        let from = strides_of(input);
+        let output: TVec<usize> =
+            self.order.iter().map(|axis| input.get(*axis).copied()).collect::<Option<_>>()?;
+        let strides: Vec<u32> =
+            self.order.iter().map(|axis| from.get(*axis).copied()).collect::<Option<_>>()?;
         let along = collapse(&output, &[&strides])?;
         let Collapsed { dims, strides } = along;
         let strides = strides[0];
@@ -46,7 +47,10 @@ pub(super) fn replace(
     let fact = model.outlet_fact(node.inputs[0])?;
     let output = plain_shape(&node.outputs[0].fact);
     let (Some(input), Some(output)) = (plain_shape(fact), output) else { return Ok(None) };
-    let native = NativePermute { from: *from, to: *to };
+    let mut order: TVec<usize> = (0..input.len()).collect();
+    let moved = order.remove(*from);
+    order.insert(*to, moved);
+    let native = NativePermute { order };
     let Some(op) = NativeOp::new(native, &[&input], &output) else { return Ok(None) };
     TypedModelPatch::replace_single_op(model, node, &node.inputs, op).map(Some)
 }
