@@ -15,6 +15,7 @@ use tract_onnx::tract_hir::internal::*;
 use self::arithmetic::{completed, evaluated, fits, int};
 use crate::control_flow;
 use crate::framework::assumptions;
+use crate::framework::inference::{Refined, complete, infer_node};
 
 pub(crate) use self::arithmetic::Value;
 
@@ -64,13 +65,15 @@ impl Computing {
         model: &mut InferenceModel,
         mut values: Values,
     ) -> TractResult<Values> {
+        let mut refined = Refined::Outputs;
         for id in model.eval_order()? {
             let node = self.0.get(&model.nodes[id].name);
             if let Some(node) = node {
                 give_sizes(model, id, node, &values)?;
             }
             if !infer_bodies(model, id, &mut values)? {
-                infer_node(model, id)?;
+                let of_inputs = infer_node(model, id)? == Refined::Inputs;
+                refined = if of_inputs { Refined::Inputs } else { refined };
             }
             check_terms(model, id)?;
             let Some(node) = node else { continue };
@@ -90,7 +93,10 @@ impl Computing {
                 set_length(model, id, &values)?;
             }
         }
-        model.analyse(false)?;
+        match refined {
+            Refined::Outputs => complete(model)?,
+            Refined::Inputs => drop(model.analyse(false)?),
+        }
         Ok(values)
     }
 }
@@ -141,37 +147,6 @@ fn infer_bodies(model: &mut InferenceModel, id: usize, values: &mut Values) -> T
         }
     }
     Ok(true)
-}
-
-/// Infers the facts of a node's inputs and outputs from each other.
-fn infer_node(model: &mut InferenceModel, id: usize) -> TractResult<()> {
-    let observed = model.nodes[id].op.observe_outlets(model, &model.nodes[id])?;
-    let outlets = |model: &InferenceModel| -> [Vec<OutletId>; 3] {
-        let node = &model.nodes[id];
-        let outputs = (0..node.outputs.len()).map(|slot| OutletId::new(id, slot)).collect();
-        [node.inputs.to_vec(), outputs, observed.clone()]
-    };
-    let outlets = outlets(model);
-    let mut facts: Vec<TVec<InferenceFact>> = Vec::new();
-    for outlets in &outlets {
-        let of = outlets.iter().map(|outlet| Ok(model.outlet_fact(*outlet)?.clone()));
-        facts.push(of.collect::<TractResult<_>>()?);
-    }
-    let [inputs, outputs, observed] = [&facts[0], &facts[1], &facts[2]];
-    let inferred = model.nodes[id].op.infer(
-        inputs.iter().collect(),
-        outputs.iter().collect(),
-        observed.iter().collect(),
-    );
-    let named = |err: TractError| err.context(format!("inferring {}", model.nodes[id]));
-    let inferred = inferred.map_err(named)?;
-    for (outlets, facts) in outlets.iter().zip([inferred.0, inferred.1, inferred.2]) {
-        for (outlet, fact) in outlets.iter().zip(facts) {
-            let unified = model.outlet_fact(*outlet)?.unify(&fact)?;
-            model.set_outlet_fact(*outlet, unified)?;
-        }
-    }
-    Ok(())
 }
 
 /// Gives a node that reads a shape, bounds or counts these as constants of dimensions.

@@ -11,6 +11,7 @@ pub(crate) mod element_type;
 pub(crate) mod equal_sizes;
 pub mod errors;
 pub(crate) mod facts;
+pub mod inference;
 pub(crate) mod numbers;
 pub(crate) mod operator;
 pub(crate) mod philox;

@@ -16,6 +16,7 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::optim::Optimizer;
 
 use crate::framework::errors::UserError;
+use crate::framework::inference::infer;
 use crate::framework::rewrite::rewrite_each_node;
 use crate::nn::pool;
 
@@ -66,8 +67,14 @@ fn with_replaced_passes(mut optimizer: Optimizer) -> Optimizer {
 }
 
 /// Optimises a model with tract's passes, those of this crate, and those of the caller.
-pub fn optimize(model: InferenceModel, passes: Passes) -> TractResult<TypedModel> {
-    let mut model = into_typed(model)?;
+pub fn optimize(mut model: InferenceModel, passes: Passes) -> TractResult<TypedModel> {
+    infer(&mut model)?;
+    optimize_inferred(model, passes)
+}
+
+/// As [`optimize`], for a model whose facts have been inferred.
+pub fn optimize_inferred(model: InferenceModel, passes: Passes) -> TractResult<TypedModel> {
+    let mut model = zeros::inferred_into_typed(model)?;
     check_sizes(&model)?;
     protect(&mut model)?;
     (passes.before_simplifying)(&mut model)?;

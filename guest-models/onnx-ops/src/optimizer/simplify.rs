@@ -124,8 +124,12 @@ fn simplify(
             }
         }
     }
+    let patch = match node.op_as::<TypedBinOp>() {
+        Some(op) if !may_vanish(model, node, op)? => simplify_binary(model, node, op),
+        _ => node.op.declutter_with_session(session, model, node),
+    };
     // Simplification is optional, so its errors are ignored.
-    let patch = node.op.declutter_with_session(session, model, node).unwrap_or_else(|err| {
+    let patch = patch.unwrap_or_else(|err| {
         log::debug!("{node} is left as it is: {err:#}");
         None
     });
@@ -133,6 +137,53 @@ fn simplify(
         multiplies && patch.taps.values().any(|tap| !node.inputs.contains(tap))
     };
     Ok(patch.filter(|patch| !reads_further(patch)))
+}
+
+/// Whether an operand is a constant that may make an operator unnecessary, such as 1 in a product.
+fn may_vanish(model: &TypedModel, node: &TypedNode, op: &TypedBinOp) -> TractResult<bool> {
+    let special = [op.0.neutral_element(), op.0.absorbing_element()];
+    for fact in model.node_input_facts(node.id)? {
+        let Some(constant) = &fact.uniform else { continue };
+        let constant = constant.cast_to_scalar::<f64>().ok();
+        let differs = |special: &i64| constant.is_some_and(|c| (c - *special as f64).abs() > 0.1);
+        if !special.iter().flatten().all(differs) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What tract does to an operator on two tensors that is needed: the smaller operand comes last.
+/// tract multiplies all sizes of both to find out which one that is, which takes a fifth of the time
+/// to prepare a model if they are symbols.
+fn simplify_binary(
+    model: &TypedModel,
+    node: &TypedNode,
+    op: &TypedBinOp,
+) -> TractResult<Option<TypedModelPatch>> {
+    let facts = model.node_input_facts(node.id)?;
+    if let [a, b] = *facts
+        && op.0.is_commutative()
+        && is_smaller(&a.shape, &b.shape)
+    {
+        let op = TypedBinOp(op.0.clone(), None);
+        let inputs = [node.inputs[1], node.inputs[0]];
+        return TypedModelPatch::replace_single_op(model, node, &inputs, op).map(Some);
+    }
+    op.0.declutter(model, node)
+}
+
+/// Whether a tensor has fewer elements than another one, whatever the symbols are.
+fn is_smaller(a: &ShapeFact, b: &ShapeFact) -> bool {
+    if a.rank() != b.rank() {
+        return false;
+    }
+    let others = || a.iter().zip(b.iter()).filter(|(a, b)| a != b);
+    let most = others().try_fold(1i64, |most, (a, _)| most.checked_mul(a.as_i64()?));
+    let least = others().try_fold(1i64, |least, (_, b)| {
+        least.checked_mul(b.as_i64().or_else(|| b.low_inclusive_bound())?)
+    });
+    matches!((most, least), (Some(most), Some(least)) if most < least)
 }
 
 /// A broadcast that tract does not move.
@@ -161,4 +212,72 @@ impl TypedOp for Repeat {
     }
 
     as_op!();
+}
+
+#[cfg(test)]
+mod tests {
+    use tract_onnx::tract_core::ops::math::{add, mul, sub};
+
+    use super::*;
+
+    /// The number of elements decides, and of symbols it is known that they are at least 1.
+    #[test]
+    fn smaller_operands_are_found_without_their_products() {
+        let scope = SymbolScope::default();
+        let symbol = scope.new_with_prefix("size");
+        scope.add_assertion(format!("{symbol}>=1")).unwrap();
+        let n = symbol.to_dim();
+        let fact = |dims: &[TDim]| ShapeFact::from_dims(dims.iter().cloned());
+        let (one, three, four) = (1.to_dim(), 3.to_dim(), 4.to_dim());
+        let smaller = |a: &[TDim], b: &[TDim]| is_smaller(&fact(a), &fact(b));
+        assert!(smaller(&[one.clone(), three.clone()], &[four.clone(), three.clone()]));
+        assert!(smaller(&[n.clone(), one.clone()], &[n.clone(), four.clone()]));
+        assert!(smaller(&[one.clone()], &[n.clone() * 2]));
+        // They may be equal.
+        assert!(!smaller(&[one.clone()], &[n.clone()]));
+        assert!(!smaller(&[n.clone()], &[n.clone()]));
+        // The product of the others is not known to be smaller.
+        assert!(!smaller(&[n.clone(), one.clone()], &[one.clone(), four.clone()]));
+        assert!(!smaller(&[one.clone(), four], &[three.clone(), one]));
+        assert!(!smaller(&[three.clone()], &[n.clone(), three]));
+    }
+
+    /// tract decides alike, for operators with and without constants that may vanish.
+    #[test]
+    fn operators_are_simplified_as_tract_does() {
+        let shapes: [&[usize]; 5] = [&[1, 1], &[1, 3], &[2, 1], &[2, 3], &[0, 3]];
+        for op in [add(), mul(), sub()] {
+            for (a, b) in shapes.iter().flat_map(|a| shapes.iter().map(move |b| (a, b))) {
+                for constant in [None, Some(0.0f32), Some(1.0), Some(2.5), Some(f32::NAN)] {
+                    let mut model = TypedModel::default();
+                    let left = model.add_source("a", f32::fact(*a)).unwrap();
+                    let right = match constant {
+                        Some(value) => {
+                            let value = tensor0(value).broadcast_scalar_to_shape(b).unwrap();
+                            model.add_const("b", value).unwrap()
+                        }
+                        None => model.add_source("b", f32::fact(*b)).unwrap(),
+                    };
+                    let Ok(out) = model.wire_node("out", op.clone(), &[left, right]) else {
+                        continue;
+                    };
+                    model.select_output_outlets(&out).unwrap();
+                    let node = model.node(out[0].node);
+                    let op = node.op_as::<TypedBinOp>().unwrap();
+                    if may_vanish(&model, node, op).unwrap() {
+                        continue;
+                    }
+                    let inputs = |patch: Option<TypedModelPatch>| {
+                        let mut model = model.clone();
+                        let patch = patch.map(|patch| patch.apply(&mut model));
+                        patch.map(|applied| applied.map(|()| model.nodes.len()).unwrap())
+                    };
+                    let ours = inputs(simplify_binary(&model, node, op).unwrap());
+                    let theirs = inputs(op.declutter(&model, node).unwrap());
+                    let empty = a.contains(&0) || b.contains(&0);
+                    assert!(ours == theirs || empty, "{op:?} {a:?} {b:?} {constant:?}");
+                }
+            }
+        }
+    }
 }

@@ -10,6 +10,7 @@ use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_core::optim::CONST_FOLD_MEM_BUDGET;
 use tract_onnx::tract_hir::infer::Factoid;
 use tract_onnx::tract_hir::internal::*;
+use tract_onnx::tract_hir::ops::binary::InferenceBinOp;
 
 use super::late::Late;
 use crate::framework::assumptions::{self, is_known_in_runs_only};
@@ -18,7 +19,8 @@ use crate::framework::errors::UserError;
 
 /// Translates a model whose facts have been inferred.
 pub(super) fn translate(model: InferenceModel) -> TractResult<TypedModel> {
-    let source = model.incorporate()?;
+    // No operator takes part in tract's step before this one, which also infers all facts again.
+    let source = model.into_compact()?;
     let _proof = source.symbols.proof_cache_session();
     let mut target = TypedModel { symbols: source.symbols.clone(), ..TypedModel::default() };
     let mut mapping: HashMap<OutletId, OutletId> = HashMap::new();
@@ -82,7 +84,7 @@ fn translated(
     {
         let values = known.into_iter().enumerate();
         return values
-            .map(|(slot, value)| target.add_const(format!("{}.{slot}", node.name), value))
+            .map(|(slot, value)| add_constant(target, format!("{}.{slot}", node.name), value))
             .collect();
     }
     if is_source && let Some(fact) = with_symbols(&node.outputs[0].fact, target) {
@@ -92,8 +94,7 @@ fn translated(
         let values = values.into_iter().enumerate();
         return values
             .map(|(slot, value)| {
-                let op = Const::new(value.into_arc_tensor())?;
-                Ok(target.wire_node(format!("{}.{slot}", node.name), op, &[])?[0])
+                add_constant(target, format!("{}.{slot}", node.name), value.into_arc_tensor())
             })
             .collect();
     }
@@ -102,8 +103,11 @@ fn translated(
         check(&outlets, node, target)?;
         return Ok(outlets);
     };
-    let inputs: TVec<OutletId> = node.inputs.iter().map(|input| mapping[input]).collect();
+    let mut inputs: TVec<OutletId> = node.inputs.iter().map(|input| mapping[input]).collect();
     let before = target.nodes.len();
+    if expansion.as_any().is::<InferenceBinOp>() {
+        give_constants_the_rank(target, &node.name, &mut inputs)?;
+    }
     let wired = expansion
         .as_ref()
         .wire_with_inference_model_and_node(&node.name, source, node, target, &inputs)
@@ -132,6 +136,38 @@ fn translated(
     };
     check(&outlets, node, target)?;
     Ok(outlets)
+}
+
+/// Adds a constant without looking for an equal one. tract compares it with all others.
+fn add_constant(
+    target: &mut TypedModel,
+    name: String,
+    value: Arc<Tensor>,
+) -> TractResult<OutletId> {
+    let fact = TypedFact::try_from(value.clone())?;
+    Ok(target.add_node(name, Const::new(value)?, tvec!(fact))?.into())
+}
+
+/// Replaces constants by ones with as many dimensions as the other operand. tract wires and evaluates
+/// a node for each dimension.
+fn give_constants_the_rank(
+    target: &mut TypedModel,
+    name: &str,
+    inputs: &mut [OutletId],
+) -> TractResult<()> {
+    let facts = inputs.iter().map(|input| target.outlet_fact(*input));
+    let ranks: TVec<usize> =
+        facts.map(|fact| fact.map(|fact| fact.rank())).collect::<TractResult<_>>()?;
+    let rank = ranks.iter().max().copied().unwrap_or(0);
+    for (slot, input) in inputs.iter_mut().enumerate().filter(|(slot, _)| ranks[*slot] < rank) {
+        let Some(value) = target.outlet_fact(*input)?.konst.clone() else { continue };
+        if !value.is_plain_ram() {
+            continue;
+        }
+        let value = value.into_tensor().broadcast_into_rank(rank)?;
+        *input = add_constant(target, format!("{name}.rank-{slot}"), value.into_arc_tensor())?;
+    }
+    Ok(())
 }
 
 /// The outputs of a node whose inputs are constants that inference does not know the elements of.

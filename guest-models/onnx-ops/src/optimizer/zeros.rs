@@ -9,6 +9,8 @@ use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_hir::infer::Factoid;
 use tract_onnx::tract_hir::internal::*;
 
+use crate::framework::inference::infer;
+
 /// Turns initializers with a negative zero into `Constant` nodes. While parsing, tract merges equal
 /// initializers, but not nodes.
 pub fn move_negative_zeros_to_nodes(graph: &mut GraphProto) {
@@ -62,7 +64,12 @@ fn any_negative_zero<const N: usize>(raw: &[u8]) -> bool {
 /// tract's conversion to a typed model, which merges equal constants, with constants that hold a
 /// negative zero kept out of it.
 pub(crate) fn into_typed(mut model: InferenceModel) -> TractResult<TypedModel> {
-    model.analyse(false)?;
+    infer(&mut model)?;
+    inferred_into_typed(model)
+}
+
+/// As [`into_typed`], for a model whose facts have been inferred.
+pub(super) fn inferred_into_typed(mut model: InferenceModel) -> TractResult<TypedModel> {
     for id in 0..model.nodes.len() {
         let node = &model.nodes[id];
         let [output] = &*node.outputs else { continue };

@@ -86,7 +86,7 @@ pub(super) fn are_declared(model: &Rest) -> bool {
     graph_fields(model, |field, value| {
         found = found
             || match field {
-                NODE_OF_GRAPH => value.windows(OPTIONAL_NAME.len()).any(|at| at == OPTIONAL_NAME),
+                NODE_OF_GRAPH => contains(&value, OPTIONAL_NAME),
                 _ => fields(&*value, &[TYPE_OF_VALUE])
                     .any(|(_, of_it)| declared(&of_it).value_type != ValueType::Tensor),
             };
@@ -95,6 +95,18 @@ pub(super) fn are_declared(model: &Rest) -> bool {
 }
 
 const OPTIONAL_NAME: &[u8] = b"Optional";
+
+/// Whether bytes contain a name, found by its first byte: a node may hold megabytes of weights.
+fn contains(bytes: &[u8], name: &[u8]) -> bool {
+    const BLOCK: usize = 256;
+    (0..bytes.len()).step_by(BLOCK).any(|start| {
+        let block = &bytes[start..bytes.len().min(start + BLOCK)];
+        block.contains(&name[0])
+            && bytes[start..bytes.len().min(start + BLOCK + name.len() - 1)]
+                .windows(name.len())
+                .any(|at| at == name)
+    })
+}
 
 fn next(count: &mut usize) -> usize {
     *count += 1;

@@ -9,6 +9,7 @@ use belljar_abi::{InputShape, SizeRange};
 use onnx_ops::computed_sizes::Computing;
 use onnx_ops::control_flow;
 use onnx_ops::framework::assumptions::{self, Assumptions, Relation};
+use onnx_ops::framework::inference::infer;
 use onnx_ops::optimizer;
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto};
 use tract_onnx::prelude::*;
@@ -125,7 +126,7 @@ impl Symbols {
             computing.infer(&mut with_symbols)?;
             check_not_empty(&with_symbols)?;
             self.check_broadcasts(&with_symbols)?;
-            let plan = optimizer::optimize(with_symbols.clone(), native::PASSES)?;
+            let plan = optimizer::optimize_inferred(with_symbols.clone(), native::PASSES)?;
             Ok::<_, Failed>((with_symbols, plan))
         });
         let (with_symbols, plan) = plan.map_err(|failed| Failed {
@@ -142,7 +143,7 @@ impl Symbols {
         let agrees = |values: SymbolValues| {
             let concrete = |at: usize| self.shapes[at].iter().map(|d| d.eval(&values)).collect();
             let mut concrete = with_shapes(model, inputs, concrete)?;
-            concrete.analyse(false)?;
+            infer(&mut concrete)?;
             match first_difference(&with_symbols, &concrete, &values) {
                 Some(difference) => Err(TractError::msg(difference)),
                 None => Ok(()),
