@@ -4,8 +4,9 @@
 use belljar::Tensor;
 
 use crate::support::onnx::{
-    BOOL, FLOAT, Graph, INT64, Message, fixed, graph_attribute, int_attribute, ints_attribute,
-    node, tensor_f32, tensor_i64, value, value_of_any_shape,
+    BOOL, FLOAT, Graph, INT64, MICROSOFT, Message, STRING, fixed, graph_attribute,
+    import_of_microsoft, int_attribute, ints_attribute, node, tensor_f32, tensor_i64, value,
+    value_of_any_shape,
 };
 use crate::{ones, run};
 
@@ -266,6 +267,41 @@ fn errors_of_values_name_the_node_and_operator() {
     };
     let rounds = ("k", Tensor::new(vec![2i64], &[]).unwrap());
     refused_at(&grows.bytes(), &[("x", ones(&[3])), rounds], "y", "Loop");
+}
+
+/// `run` compares each outcome with `inspect`, which has to list the node.
+#[test]
+fn nodes_that_may_refuse_values_are_listed_also_without_elements_and_dimensions() {
+    let refused = |domain: &str, op: &str, types: &[i64], inputs: &[(&str, Tensor)]| {
+        let dims = |tensor: &Tensor| tensor.shape().iter().map(|dim| *dim as i64).collect();
+        let dims: Vec<Vec<i64>> = inputs.iter().map(|(_, tensor)| dims(tensor)).collect();
+        let names: Vec<&str> = inputs.iter().map(|(name, _)| *name).collect();
+        let shown = inputs.iter().zip(types).zip(&dims);
+        let attributes = match op {
+            "Cast" => vec![int_attribute("to", FLOAT)],
+            "NGramRepeatBlock" => vec![int_attribute("ngram_size", 1)],
+            _ => vec![],
+        };
+        let graph = Graph {
+            nodes: vec![node(op, &names, &["y"], &attributes).bytes(7, domain)],
+            inputs: shown.map(|(((name, _), of), dims)| value(name, *of, &fixed(dims))).collect(),
+            outputs: vec![value_of_any_shape("y", FLOAT)],
+            ..Graph::default()
+        };
+        let bytes = graph.model().message(8, import_of_microsoft()).finish();
+        let shown = if domain.is_empty() { op.to_owned() } else { format!("{domain}:{op}") };
+        refused_at(&bytes, inputs, "y", &shown);
+    };
+    let scalar = || Tensor::new(vec![1.0f32], &[]).unwrap();
+    let integers = |values: Vec<i64>, dims: &[usize]| Tensor::new(values, dims).unwrap();
+    let empty = || Tensor::new(Vec::<f32>::new(), &[1, 0]).unwrap();
+    let text = Tensor::new(vec!["seven".to_owned()], &[1]).unwrap();
+    let two = || integers(vec![1, 1], &[2]);
+    refused("", "Cast", &[STRING], &[("x", text)]);
+    refused("", "CenterCropPad", &[FLOAT, INT64], &[("x", scalar()), ("k", two())]);
+    refused(MICROSOFT, "Pad", &[FLOAT, INT64], &[("x", scalar()), ("k", two())]);
+    let tokens = integers(vec![1, 1], &[1, 2]);
+    refused(MICROSOFT, "NGramRepeatBlock", &[INT64, FLOAT], &[("t", tokens), ("x", empty())]);
 }
 
 #[test]

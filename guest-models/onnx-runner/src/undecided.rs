@@ -88,7 +88,6 @@ const ACCEPT_ALL_INTEGERS: &[&str] = &[
     "BitwiseXor",
     "BlockedConv",
     "Cast",
-    "CenterCropPad",
     "Concat",
     "Conv",
     "DepthWiseConv",
@@ -162,6 +161,7 @@ const ACCEPT_ALL_INTEGERS: &[&str] = &[
 
 /// Operators whose constant integers were checked when the model was prepared.
 const CONSTANTS_CHECKED: &[&str] = &[
+    "CenterCropPad",
     "CumSum",
     "DynSlice",
     "ExpandDims",
@@ -207,11 +207,12 @@ fn plain(name: &str) -> &str {
 
 /// What is missing to decide whether a node can fail, if anything.
 fn missing(model: &TypedModel, node: &TypedNode) -> Option<Missing> {
-    let outputs = node.outputs.iter().map(|output| &output.fact);
-    // A constant has been computed already, and inputs are checked separately.
-    if node.inputs.is_empty() || outputs.clone().all(|fact| fact.konst.is_some()) {
+    // Inputs are checked separately. A node with inputs runs even if its outputs are known to be
+    // empty.
+    if node.inputs.is_empty() {
         return None;
     }
+    let outputs = node.outputs.iter().map(|output| &output.fact);
     let inputs = node.inputs.iter().filter_map(|input| model.outlet_fact(*input).ok());
     if inputs.clone().chain(outputs).any(|fact| fact.shape.as_concrete().is_none()) {
         return Some(Missing::Sizes);

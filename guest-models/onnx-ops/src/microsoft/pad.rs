@@ -113,8 +113,9 @@ fn padded(axes: &[Axis]) -> TractResult<Vec<usize>> {
 }
 
 impl Operator for Pad {
+    // "Pad" is that of pads which are known when the model is prepared.
     fn name(&self) -> &'static str {
-        "Pad"
+        "PadFromInput"
     }
 
     fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {

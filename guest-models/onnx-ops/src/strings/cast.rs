@@ -77,8 +77,9 @@ fn written(text: String, digits: usize, size: f64) -> TractResult<String> {
 }
 
 impl Operator for Cast {
+    // "Cast" is that of numbers, which accepts all of them.
     fn name(&self) -> &'static str {
-        "Cast"
+        "CastString"
     }
 
     fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {

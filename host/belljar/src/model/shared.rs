@@ -227,7 +227,10 @@ impl Shared {
                         answer = self.call(&mut *sandbox, Call::Run, payload(), Phase::Run);
                     }
                     // Without a plan for these sizes, why there is none is the answer.
-                    Err(kind) if by_sizes => return Err(kind),
+                    Err(kind) if by_sizes || matches!(kind, ErrorKind::Model(_)) => {
+                        self.useless_plans.fetch_add(u64::from(!by_sizes), Ordering::Relaxed);
+                        return Err(kind);
+                    }
                     Err(_) => {}
                 }
                 let helped = answer.as_ref().is_ok_and(|answer| reply(answer, Phase::Run).is_ok());
