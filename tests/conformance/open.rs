@@ -4,39 +4,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use belljar::{Host, InputShape, ModelBytes, Policy, Tensor};
+use belljar::{Host, ModelBytes, Policy, Tensor};
 use serde_json::Value;
 
 use super::random::{fault, is_random};
 use super::support::fitting;
-use super::support::protobuf::{Kind, Message, Value as Field};
+use super::support::open_sizes::{larger, without_shapes};
 use super::{End, Set, end, failed, run_all, set, wrong};
-
-/// The model without the declared shapes of its inputs.
-fn without_shapes(content: &[u8]) -> Vec<u8> {
-    let mut model = Message::parse(Kind::Model, content).expect("the case is a model");
-    let graph = model.fields.iter_mut().find(|field| field.number == 7).unwrap();
-    let Field::Message(graph) = &mut graph.value else { panic!("the graph is not a message") };
-    for input in graph.fields.iter_mut().filter(|field| field.number == 11) {
-        let Field::Message(input) = &mut input.value else { continue };
-        input.visit(&mut |message| {
-            if message.kind == Kind::TensorType {
-                message.fields.retain(|field| field.number != 2);
-            }
-        });
-    }
-    model.bytes()
-}
-
-/// Larger sizes, which are equal only if the sizes are equal. Dimensions of 0 stay, since they are
-/// never open, and so do those of 1, unless they are to be reached from larger ones.
-fn larger(size: u64, from_one: u64) -> u64 {
-    match size {
-        0 => 0,
-        1 => from_one,
-        size => 2 * size + 1,
-    }
-}
 
 fn run(from_one: u64, host: &Host, policy: &Policy, folder: &Path, case: &Value) -> End {
     let content = without_shapes(&std::fs::read(folder.join("model.onnx")).unwrap());
@@ -55,15 +29,8 @@ fn run(from_one: u64, host: &Host, policy: &Policy, folder: &Path, case: &Value)
             Ok(model) => model,
             Err(err) => return failed(&err),
         };
-        let shapes: Vec<InputShape> = inputs
-            .iter()
-            .map(|(name, tensor)| InputShape {
-                name: name.clone(),
-                dims: tensor.shape().iter().map(|size| larger(*size as u64, from_one)).collect(),
-            })
-            .collect();
         // The larger sizes need not suit the model.
-        if model.prepare_for(&shapes).is_err() {
+        if model.prepare_for(&larger(&inputs, from_one)).is_err() {
             return end("no other sizes", "");
         }
         let before = model.calls().prepare;

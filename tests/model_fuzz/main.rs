@@ -1,5 +1,5 @@
 //! Mutates ONNX's own test cases. Each mutated model must end in an error of the model or of a
-//! limit, or in the same answer with native kernels and without.
+//! limit, or in the same answer with native kernels and without, and on a plan for other sizes.
 //!
 //! A case is generated from its number, so that it can be reproduced: `BELLJAR_FUZZ_FROM` and
 //! `BELLJAR_FUZZ_RUNS` select the cases. `BELLJAR_FUZZ_KEEP` names a folder for the models that
@@ -26,6 +26,7 @@ use mutate::{Pool, mutate};
 use random::Random;
 use serde_json::Value;
 use support::compare::difference;
+use support::open_sizes::{larger, without_shapes};
 use support::protobuf::{self, Kind, Message};
 use support::{builder, fitting, repository};
 
@@ -33,7 +34,7 @@ use support::{builder, fitting, repository};
 const MAX_SEED: u64 = 64 << 10;
 
 /// The number of cases in a normal run; a release runs more.
-const RUNS: u64 = 400;
+const RUNS: u64 = 1_500;
 
 struct Seeds {
     pool: Pool,
@@ -190,6 +191,23 @@ fn run(
     (end(outputs.map(|outputs| outputs.into_tensors())), inputs)
 }
 
+/// Runs a model without the declared shapes of its inputs on a plan that was made for larger ones.
+/// `None` if there is no plan for both.
+fn on_a_plan_for_other_sizes(
+    host: &Host,
+    bytes: &[u8],
+    inputs: &[(String, Tensor)],
+) -> Option<End> {
+    let bytes = without_shapes(bytes);
+    let bytes = ModelBytes::read(&bytes[..], u64::MAX).unwrap().labelled("case");
+    let model = host.load(bytes, &fitting(host, &policy(Kernels::Native))).ok()?;
+    model.prepare_for(&larger(inputs, 3)).ok()?;
+    let before = model.calls().prepare;
+    let outputs = model.run(inputs).and_then(|outputs| outputs.validate());
+    let is_open = model.calls().prepare == before;
+    is_open.then(|| end(outputs.map(|outputs| outputs.into_tensors())))
+}
+
 /// How a case ended, or why that is a failure.
 fn case(number: u64, host: &Host, seeds: &Seeds) -> Result<&'static str, (Vec<u8>, String)> {
     let mut random = Random(number.wrapping_mul(0x2545_f491_4f6c_dd1d));
@@ -212,7 +230,19 @@ fn case(number: u64, host: &Host, seeds: &Seeds) -> Result<&'static str, (Vec<u8
                 }
             }
             keep(number, &bytes, &inputs, &native);
-            Ok("answered")
+            match on_a_plan_for_other_sizes(host, &bytes, &inputs) {
+                Some(End::Answer(open)) => {
+                    for ((name, native), (_, open)) in native.iter().zip(&open) {
+                        if let Some(why) = difference(native, open, 1e-3, 1e-3) {
+                            return wrong(format!("{name}, on a plan for other sizes: {why}"));
+                        }
+                    }
+                    Ok("answered, also on a plan for other sizes")
+                }
+                Some(End::Bad(why)) => wrong(format!("on a plan for other sizes: {why}")),
+                // What no declared shape excludes may need what is refused.
+                Some(End::Refused(_) | End::Limit) | None => Ok("answered"),
+            }
         }
         [(End::Answer(_), _), (End::Refused(why), _)] => wrong(format!("without kernels: {why}")),
         [(End::Refused(why), _), (End::Answer(_), _)] => wrong(format!("with kernels: {why}")),

@@ -6,6 +6,7 @@ pub(crate) mod hostile_program;
 pub(crate) mod hostile_worker;
 pub(crate) mod inspected;
 pub(crate) mod onnx;
+pub(crate) mod open_sizes;
 pub(crate) mod pictures;
 pub(crate) mod plain;
 pub(crate) mod protobuf;
