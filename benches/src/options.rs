@@ -14,7 +14,8 @@ usage: belljar-bench --root DIR --belljar FILE --tract FILE --python FILE [--nod
        belljar-bench --root DIR --belljar FILE --against FILE [--policy FILE]
                      [--against-policy FILE] [--quick] [--model NAME]...
        belljar-bench --root DIR --belljar FILE --lengths MODEL [--quick]
-       belljar-bench --root DIR --belljar FILE --python FILE --plans MODEL --inputs FILE [--quick]
+       belljar-bench --root DIR --belljar FILE --python FILE --plans MODEL --inputs FILE
+                     [--other FILE] [--quick]
        belljar-bench --root DIR --from FILE --plot FILE
 
 `cargo xtask bench` passes the paths.";
@@ -98,7 +99,7 @@ impl Options {
             match flag.as_str() {
                 "--root" | "--belljar" | "--tract" | "--python" | "--node" | "--web" | "--cli"
                 | "--json" | "--plot" | "--from" | "--against" | "--policy"
-                | "--against-policy" | "--lengths" | "--plans" | "--inputs" => {
+                | "--against-policy" | "--lengths" | "--plans" | "--inputs" | "--other" => {
                     let value = path(&value()?)?;
                     paths.push((flag, value));
                 }
@@ -120,7 +121,8 @@ impl Options {
         let root = take("--root").context(USAGE)?;
         let lengths = take("--lengths").map(Mode::Lengths);
         let plans = take("--plans").zip(take("--inputs"));
-        let plans = plans.map(|(model, inputs)| Mode::Plans(Wanted { model, inputs }));
+        let other = take("--other");
+        let plans = plans.map(|(model, inputs)| Mode::Plans(Wanted { model, inputs, other }));
         let mode = match (take("--from"), take("--against"), sandboxes) {
             (Some(results), None, None) => Mode::Draw(results),
             (None, Some(program), None) => Mode::Against(Against {

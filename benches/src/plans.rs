@@ -26,16 +26,61 @@ const MAX_INPUT_BYTES: u64 = 256 << 20;
 pub(crate) struct Wanted {
     pub(crate) model: std::path::PathBuf,
     pub(crate) inputs: std::path::PathBuf,
+    /// Inputs of other sizes, which the model gets afterwards.
+    pub(crate) other: Option<std::path::PathBuf>,
 }
 
 type Inputs = Vec<(String, Tensor)>;
 
 pub(crate) fn measure(options: &Options, wanted: &Wanted) -> Result<()> {
-    let file = File::open(&wanted.inputs).with_context(|| wanted.inputs.display().to_string())?;
-    let inputs = npz::read(file, MAX_INPUT_BYTES).context("the inputs")?;
+    let inputs = read(&wanted.inputs)?;
     let host = builder(options).snapshot_store(false).build().context("the host")?;
     runs(options, &host, &wanted.model, &inputs)?;
+    if let Some(other) = &wanted.other {
+        other_sizes(options, &host, &wanted.model, &inputs, &read(other)?)?;
+    }
     loads(options, &host, wanted, &inputs)
+}
+
+fn read(file: &Path) -> Result<Inputs> {
+    let from = File::open(file).with_context(|| file.display().to_string())?;
+    npz::read(from, MAX_INPUT_BYTES).with_context(|| file.display().to_string())
+}
+
+/// Measures the first run of other sizes by a plan for all sizes, against repeated ones, and compares
+/// its answer with that of a plan for these sizes.
+fn other_sizes(
+    options: &Options,
+    host: &Host,
+    file: &Path,
+    inputs: &Inputs,
+    other: &Inputs,
+) -> Result<()> {
+    let bytes = || ModelBytes::open(file, u64::MAX).context("the model");
+    let (mut first, mut repeated) = (vec![], vec![]);
+    let mut prepared = 0;
+    let exact = answer(&host.load(bytes()?, &policy(other))?, other)?;
+    for _ in 0..options.rounds(LOADS) {
+        let model = host.load(bytes()?, &policy(&[]))?;
+        answer(&model, inputs)?;
+        answer(&model, inputs)?;
+        let before = model.calls().prepare;
+        let began = Instant::now();
+        let found = answer(&model, other)?;
+        first.push(millis(began.elapsed()));
+        prepared = prepared.max(model.calls().prepare - before);
+        ensure!(same(&found, &exact), "other sizes give another answer than a plan for them");
+        let began = Instant::now();
+        answer(&model, other)?;
+        repeated.push(millis(began.elapsed()));
+    }
+    let [first, repeated] = [first, repeated].map(|mut times| median(&mut times));
+    println!(
+        "other sizes: first run {first:.2} ms, repeated {repeated:.2} ms: {:+.2} ms; preparations for \
+         them: {prepared}; the answer of a plan for them",
+        first - repeated
+    );
+    Ok(())
 }
 
 fn builder(options: &Options) -> HostBuilder {

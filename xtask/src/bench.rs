@@ -29,7 +29,7 @@ usage: cargo xtask bench [--model NAME]... [--table ID]... [--quick] [--json FIL
        cargo xtask bench --against COMMIT|PROGRAM [--policy FILE] [--against-policy FILE]
                          [--model NAME]... [--quick]
        cargo xtask bench --lengths MODEL [--quick]
-       cargo xtask bench --plans MODEL --inputs FILE.npz [--quick]
+       cargo xtask bench --plans MODEL --inputs FILE.npz [--other FILE.npz] [--quick]
        cargo xtask bench --from RESULTS.json --plot FILE
 
 The first compares Belljar with native tract, onnxruntime and onnxruntime-web, prints tables and
@@ -47,7 +47,8 @@ plan for all of them, and compares it with plans for single lengths, in turns.
 
 The fourth runs a model on these inputs from a plan for all sizes of its open dimensions and from one
 for the sizes of the inputs, in turns, and compares times, answers, kernels and loading, the last also
-with onnxruntime.
+with onnxruntime. With --other, it then runs inputs of other sizes from the plan for all sizes, and
+compares the first run with later ones, and the answer with that of a plan for these sizes.
 
 The last draws existing results.
 ";
@@ -97,10 +98,11 @@ pub(crate) fn run(repo: &Repo, arguments: &[&str]) -> Result<()> {
 
 /// Refuses wrong arguments before minutes are spent on building.
 fn check(arguments: &[&str]) -> Result<()> {
-    const VALUES: [&str; 11] = [
+    const VALUES: [&str; 12] = [
         "--lengths",
         "--plans",
         "--inputs",
+        "--other",
         "--model",
         "--table",
         "--json",
@@ -125,6 +127,9 @@ fn check(arguments: &[&str]) -> Result<()> {
     }
     if has("--plans") != has("--inputs") {
         bail!("--plans and --inputs belong together\n{USAGE}");
+    }
+    if has("--other") && !has("--plans") {
+        bail!("--other belongs to --plans\n{USAGE}");
     }
     if has("--from") && !has("--plot") {
         bail!("--from belongs to --plot\n{USAGE}");
