@@ -57,7 +57,7 @@ fn inspect_lists_unsupported_operators() {
 
 #[test]
 fn inspect_checks_whether_a_model_can_be_prepared() {
-    use support::onnx::{INT64, int_attribute, tensor_i64};
+    use support::onnx::{BOOL, graph_attribute, int_attribute, tensor_i64};
     let s = Scratch::new();
     let verdict = |arguments: &[&str]| {
         let arguments = [&["inspect"], arguments, &["--format", "json"]].concat();
@@ -115,6 +115,33 @@ fn inspect_checks_whether_a_model_can_be_prepared() {
         .map(|one| ["node", "operator", "missing"].map(|key| one[key].as_str().unwrap()))
         .collect();
     assert_eq!(undecided, [["taken", "Gather", "values"], ["y", "NonZero", "sizes"]]);
+
+    // Nodes that are prepared in each run, since branches differ in their number of dimensions.
+    let branch = |op: &str, inputs: &[&str]| Graph {
+        nodes: vec![node(op, inputs, &["b"], &[])],
+        outputs: vec![support::onnx::value_of_any_shape("b", FLOAT)],
+        ..Graph::default()
+    };
+    let branches = [
+        graph_attribute("then_branch", branch("Identity", &["x"]).message()),
+        graph_attribute("else_branch", branch("Reshape", &["x", "square"]).message()),
+    ];
+    let late = Graph {
+        nodes: vec![
+            node("If", &["c"], &["either"], &branches),
+            node("Neg", &["either"], &["n"], &[]),
+            node("Abs", &["n"], &["y"], &[]),
+        ],
+        initializers: vec![tensor_i64("square", &[2], &[2, 2])],
+        inputs: vec![value("x", FLOAT, &fixed(&[4])), value("c", BOOL, &[])],
+        outputs: vec![support::onnx::value_of_any_shape("y", FLOAT)],
+    };
+    let model = s.file("late.onnx", late.bytes());
+    let (_, preparation) = verdict(&[&model]);
+    let undecided = preparation["undecided"].as_array().unwrap();
+    for name in ["n", "y"] {
+        assert!(undecided.iter().any(|one| one["node"] == name), "{name}: {preparation}");
+    }
 
     // A policy with too little memory: the constant alone takes 64 MiB.
     let large = Graph {

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use belljar_abi::{MAX_UNDECIDED, Missing, Preparation, Undecided};
 use onnx_ops::control_flow;
+use onnx_ops::optimizer::prepared_in_runs;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::ops::scan::OptScan;
 
@@ -181,17 +182,20 @@ pub(crate) fn of(model: &TypedModel, nodes: &Nodes) -> Preparation {
     for id in model.eval_order().unwrap_or_default() {
         let node = model.node(id);
         let Some(missing) = missing(model, node) else { continue };
-        looked_up += 1;
-        if found.undecided.len() == MAX_UNDECIDED || looked_up > MAX_LOOKED_UP {
-            found.more = true;
-            break;
-        }
-        let (name, operator) = match nodes.find(&node.name) {
-            Some(known) => (known.name.clone(), known.operator.clone()),
-            None => (node.name.clone(), String::new()),
-        };
-        if named.insert(name.clone()) {
-            found.undecided.push(Undecided { node: name, operator, missing });
+        let within = prepared_in_runs(&*node.op).unwrap_or_else(|| vec![&*node.name]);
+        for name in within {
+            looked_up += 1;
+            if found.undecided.len() == MAX_UNDECIDED || looked_up > MAX_LOOKED_UP {
+                found.more = true;
+                return found;
+            }
+            let (name, operator) = match nodes.find(name) {
+                Some(known) => (known.name.clone(), known.operator.clone()),
+                None => (name.to_owned(), String::new()),
+            };
+            if named.insert(name.clone()) {
+                found.undecided.push(Undecided { node: name, operator, missing });
+            }
         }
     }
     found

@@ -39,6 +39,13 @@ struct LateOutput {
     has_rank: bool,
 }
 
+/// The names of the nodes that an operator prepares in each run, if it is one that does.
+pub fn prepared_in_runs(op: &dyn TypedOp) -> Option<Vec<&str>> {
+    let late = op.downcast_ref::<Late>()?;
+    let nodes = late.model.nodes.iter().filter(|node| !node.inputs.is_empty());
+    Some(nodes.map(|node| &*node.name).collect())
+}
+
 impl Late {
     /// Whether the number of dimensions of an output is not known.
     pub(crate) fn has_unknown_rank(&self) -> bool {

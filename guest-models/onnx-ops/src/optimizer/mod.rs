@@ -21,6 +21,7 @@ use crate::framework::rewrite::rewrite_each_node;
 use crate::nn::pool;
 
 pub(crate) use late::Late;
+pub use late::prepared_in_runs;
 pub(crate) use passes::run as run_passes;
 pub(crate) use zeros::into_typed;
 pub use zeros::{large_constant, move_negative_zeros_to_nodes};
