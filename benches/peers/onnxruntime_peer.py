@@ -17,13 +17,15 @@ def say(value):
     print(json.dumps(value), flush=True)
 
 
-def load(model, arguments, threads):
+def load(model, arguments, threads, settings):
     """Inputs come as NAME DTYPE DIMS FILE; the file contains type and shape too."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Errors only: its warnings are the same in every start.
     options.log_severity_level = 3
+    for setting in settings:
+        options.add_session_config_entry(*setting.split("=", 1))
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     feeds = {arguments[at]: np.load(arguments[at + 3]) for at in range(0, len(arguments), 4)}
     return session, feeds
@@ -74,8 +76,12 @@ def main():
     if arguments[0] == "--threads":
         threads = int(arguments[1])
         arguments = arguments[2:]
+    settings = []
+    while arguments[0] == "--setting":
+        settings.append(arguments[1])
+        arguments = arguments[2:]
     start = time.perf_counter_ns()
-    session, feeds = load(arguments[0], arguments[1:], threads)
+    session, feeds = load(arguments[0], arguments[1:], threads, settings)
     loaded = time.perf_counter_ns() - start
     if once:
         say({"outputs": outputs(session, feeds)})

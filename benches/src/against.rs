@@ -28,10 +28,10 @@ const THRESHOLD: f64 = 1.05;
 const ROUNDS: usize = 11;
 const QUICK: usize = 5;
 
-/// One of the two builds.
-struct Build<'a> {
-    program: &'a Path,
-    policy: Option<&'a Path>,
+/// A build of Belljar, run by its command line.
+pub(crate) struct Build<'a> {
+    pub(crate) program: &'a Path,
+    pub(crate) policy: Option<&'a Path>,
 }
 
 /// The times of one model.
@@ -123,8 +123,22 @@ fn compare(
 impl Build<'_> {
     /// The median of some warm runs, in ms.
     fn warm(&self, case: &Case, folders: &Folders, iterations: usize) -> Result<f64> {
+        median(&self.bench(case, folders, iterations)?)
+            .with_context(|| format!("{} on {}", self.program.display(), case.name))
+    }
+
+    /// What `belljar bench` prints about some warm runs.
+    pub(crate) fn bench(&self, case: &Case, folders: &Folders, iterations: usize) -> Result<Value> {
+        let mut command = self.command("bench", case, folders);
+        command.args(["--format", "json", "--iterations", &iterations.to_string()]);
+        serde_json::from_slice(&self.finish(command, case)?)
+            .with_context(|| format!("{} on {}", self.program.display(), case.name))
+    }
+
+    /// A command on a model with its inputs.
+    pub(crate) fn command(&self, name: &str, case: &Case, folders: &Folders) -> Command {
         let mut command = Command::new(self.program);
-        command.arg("bench").arg(&case.model);
+        command.arg(name).arg(&case.model);
         for input in &case.inputs {
             let mut value = std::ffi::OsString::from(&input.name);
             value.push("=");
@@ -134,20 +148,28 @@ impl Build<'_> {
         if let Some(policy) = self.policy {
             command.arg("--policy").arg(policy);
         }
-        command.args(["--quiet", "--format", "json", "--iterations", &iterations.to_string()]);
+        command.arg("--quiet");
         command.env("BELLJAR_CACHE_DIR", &folders.cache).env("BELLJAR_STATE_DIR", &folders.state);
-        let named = || format!("{} on {}", self.program.display(), case.name);
-        let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-        let output = output.with_context(named)?;
-        if !output.status.success() {
-            bail!("{} ended with {}", named(), output.status);
-        }
-        let found: Value = serde_json::from_slice(&output.stdout).with_context(named)?;
-        let median = found.pointer("/warm_ms/p50").and_then(Value::as_f64);
-        median
-            .filter(|median| *median > 0.0)
-            .with_context(|| format!("{}: no warm_ms.p50", named()))
+        command
     }
+
+    /// Runs the command: what it printed.
+    pub(crate) fn finish(&self, mut command: Command, case: &Case) -> Result<Vec<u8>> {
+        let named = || format!("{} on {}", self.program.display(), case.name);
+        let output = command.stdin(Stdio::null()).output().with_context(named)?;
+        let messages = String::from_utf8_lossy(&output.stderr);
+        if !output.status.success() {
+            bail!("{} ended with {}: {}", named(), output.status, messages.trim());
+        }
+        eprint!("{messages}");
+        Ok(output.stdout)
+    }
+}
+
+/// The median of the warm runs in what `belljar bench` printed, in ms.
+pub(crate) fn median(found: &Value) -> Result<f64> {
+    let median = found.pointer("/warm_ms/p50").and_then(Value::as_f64);
+    median.filter(|median| *median > 0.0).context("no warm_ms.p50")
 }
 
 #[cfg(test)]

@@ -128,6 +128,18 @@ pub(crate) fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
 }
 
 impl Case {
+    /// A model with the tensors of these files, by input, and without expected outputs.
+    pub(crate) fn of_files(name: &str, model: &Path, files: &[(String, PathBuf)]) -> Result<Case> {
+        let mut inputs = Vec::new();
+        for (input, path) in files {
+            let file = File::open(path).with_context(|| path.display().to_string())?;
+            let tensor = npy::read(BufReader::new(file), MAX_TENSOR_BYTES)?;
+            inputs.push(Input { name: input.clone(), tensor, file: path.clone() });
+        }
+        let (name, model) = (name.to_owned(), model.to_owned());
+        Ok(Case { name, model, inputs, expected: Vec::new() })
+    }
+
     /// Size of the model's file in bytes.
     pub(crate) fn model_size(&self) -> Result<u64> {
         Ok(fs::metadata(&self.model)?.len())

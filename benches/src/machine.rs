@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde_json::{Value, json};
+
 /// The properties of the machine that affect times.
 #[derive(Default)]
 pub(crate) struct Machine {
@@ -37,6 +39,24 @@ impl Machine {
             time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
             load: load().into_iter().collect(),
         }
+    }
+
+    /// Whether products of 8-bit integers have an instruction that cannot overflow. Without it,
+    /// onnxruntime's fast mode may give inexact sums.
+    pub(crate) fn has_vnni() -> bool {
+        let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        cfg!(not(target_arch = "x86_64"))
+            || text.split_whitespace().any(|word| ["avx512_vnni", "avx_vnni"].contains(&word))
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "cpu": self.cpu,
+            "cores": self.cores,
+            "kernel": self.kernel,
+            "memory": self.memory,
+            "load": self.load,
+        })
     }
 
     /// Records the load after the measurement.

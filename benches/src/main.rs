@@ -8,7 +8,10 @@
 mod against;
 mod cold;
 mod inputs;
+mod kinds;
 mod lengths;
+#[cfg(test)]
+mod list_tests;
 mod machine;
 mod measure;
 mod memory;
@@ -66,6 +69,7 @@ fn run(options: &Options) -> Result<()> {
             against::against(options, &cases, wanted)
         }
         Mode::Lengths(model) => lengths::measure(options, model),
+        Mode::Kinds(index) => kinds::measure(options, index),
         Mode::Plans(wanted) => plans::measure(options, wanted),
         Mode::Sandboxes(wanted) => {
             sandboxes::measure_in_child(&options.root, &options.belljar, wanted)
@@ -129,10 +133,7 @@ fn measure(options: &Options) -> Result<()> {
     machine.look_again();
     report.machine = machine;
     let results = report.json();
-    // One line per figure, for readable diffs.
-    let text = serde_json::to_string(&results)?.replace("},{", "},\n{") + "\n";
-    write(&options.json, text)?;
-    say(format!("all figures are in {}", options.json.display()));
+    write_figures(&options.json, &results)?;
     print!("{}", report.markdown());
     match options.wants("run") {
         true => draw(options, &results),
@@ -144,6 +145,13 @@ fn draw(options: &Options, results: &Value) -> Result<()> {
     let Some(file) = &options.plot else { return Ok(()) };
     write(file, plot::plot(results)?)?;
     say(format!("drawn in {}", file.display()));
+    Ok(())
+}
+
+/// Writes one line per figure, for readable diffs.
+fn write_figures(file: &Path, results: &Value) -> Result<()> {
+    write(file, serde_json::to_string(results)?.replace("},{", "},\n{") + "\n")?;
+    say(format!("all figures are in {}", file.display()));
     Ok(())
 }
 

@@ -16,6 +16,7 @@ usage: belljar-bench --root DIR --belljar FILE --tract FILE --python FILE [--nod
        belljar-bench --root DIR --belljar FILE --lengths MODEL [--quick]
        belljar-bench --root DIR --belljar FILE --python FILE --plans MODEL --inputs FILE
                      [--other FILE] [--quick]
+       belljar-bench --root DIR --belljar FILE --python FILE --models FILE [--json FILE] [--quick]
        belljar-bench --root DIR --from FILE --plot FILE
 
 `cargo xtask bench` passes the paths.";
@@ -71,6 +72,8 @@ pub(crate) enum Mode {
     Lengths(PathBuf),
     /// Run a model from a plan for all sizes and from one for the sizes of its inputs.
     Plans(Wanted),
+    /// Run the models that this file lists, by kind.
+    Kinds(PathBuf),
     /// Start so many sandboxes and print their memory, as a child of a measurement.
     Sandboxes(Sandboxes),
 }
@@ -99,7 +102,8 @@ impl Options {
             match flag.as_str() {
                 "--root" | "--belljar" | "--tract" | "--python" | "--node" | "--web" | "--cli"
                 | "--json" | "--plot" | "--from" | "--against" | "--policy"
-                | "--against-policy" | "--lengths" | "--plans" | "--inputs" | "--other" => {
+                | "--against-policy" | "--lengths" | "--plans" | "--inputs" | "--other"
+                | "--models" => {
                     let value = path(&value()?)?;
                     paths.push((flag, value));
                 }
@@ -120,6 +124,7 @@ impl Options {
         };
         let root = take("--root").context(USAGE)?;
         let lengths = take("--lengths").map(Mode::Lengths);
+        let kinds = take("--models").map(Mode::Kinds);
         let plans = take("--plans").zip(take("--inputs"));
         let other = take("--other");
         let plans = plans.map(|(model, inputs)| Mode::Plans(Wanted { model, inputs, other }));
@@ -134,7 +139,7 @@ impl Options {
                 let processes = isolation.as_deref() != Some("thread");
                 Mode::Sandboxes(Sandboxes { count, processes })
             }
-            (None, None, None) => lengths.or(plans).unwrap_or(Mode::Measure),
+            (None, None, None) => lengths.or(plans).or(kinds).unwrap_or(Mode::Measure),
             _ => bail!("{USAGE}"),
         };
         // A mode requires only the flags that it uses.
@@ -145,14 +150,18 @@ impl Options {
         };
         let belljar = needed("--belljar", !matches!(mode, Mode::Draw(_)))?;
         let tract = needed("--tract", measures)?;
-        let python = needed("--python", measures || matches!(mode, Mode::Plans(_)))?;
+        let python =
+            needed("--python", measures || matches!(mode, Mode::Plans(_) | Mode::Kinds(_)))?;
         Ok(Options {
             cli: take("--cli").unwrap_or_else(|| belljar.clone()),
             belljar,
             tract,
             python,
             web: take("--node").zip(take("--web")),
-            json: take("--json").unwrap_or_else(|| root.join("target/bench/results.json")),
+            json: take("--json").unwrap_or_else(|| {
+                let name = if matches!(mode, Mode::Kinds(_)) { "models" } else { "results" };
+                root.join(format!("target/bench/{name}.json"))
+            }),
             plot: take("--plot"),
             root,
             quick,
@@ -196,6 +205,9 @@ mod tests {
         assert!(matches!(parse("--root /r --from /x --plot /y").unwrap().mode, Mode::Draw(_)));
         let gate = parse("--root /r --belljar /b --against /old --policy /p").unwrap();
         assert!(matches!(gate.mode, Mode::Against(Against { policy: Some(_), .. })));
+        let kinds = parse("--root /r --belljar /b --python /p --models /index.json").unwrap();
+        assert!(matches!(kinds.mode, Mode::Kinds(_)));
+        assert_eq!(kinds.json, PathBuf::from("/r/target/bench/models.json"));
         for wrong in
             ["", "--root /r", "--root /r --against /old", &format!("{all} --table x"), "--nonsense"]
         {

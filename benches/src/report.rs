@@ -219,7 +219,6 @@ impl Report {
     }
 
     pub(crate) fn json(&self) -> Value {
-        let machine = &self.machine;
         let tables: serde_json::Map<String, Value> =
             self.tables.iter().map(|table| (table.id.to_owned(), table.json())).collect();
         let versions: serde_json::Map<String, Value> =
@@ -227,14 +226,8 @@ impl Report {
         json!({
             "format": FORMAT,
             "quick": self.quick,
-            "time": machine.time,
-            "machine": {
-                "cpu": machine.cpu,
-                "cores": machine.cores,
-                "kernel": machine.kernel,
-                "memory": machine.memory,
-                "load": machine.load,
-            },
+            "time": self.machine.time,
+            "machine": self.machine.json(),
             "versions": versions,
             "tables": tables,
             "verdicts": verdict::json(&self.verdicts, &self.means),

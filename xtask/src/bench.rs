@@ -3,6 +3,7 @@
 //! `benches/` measures; this module only prepares what it needs.
 
 mod against;
+mod models;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ usage: cargo xtask bench [--model NAME]... [--table ID]... [--quick] [--json FIL
                          [--model NAME]... [--quick]
        cargo xtask bench --lengths MODEL [--quick]
        cargo xtask bench --plans MODEL --inputs FILE.npz [--other FILE.npz] [--quick]
+       cargo xtask bench --models [--kind KIND]... [NAME]... [--quick] [--json FILE]
        cargo xtask bench --from RESULTS.json --plot FILE
 
 The first compares Belljar with native tract, onnxruntime and onnxruntime-web, prints tables and
@@ -50,6 +52,11 @@ for the sizes of the inputs, in turns, and compares times, answers, kernels and 
 with onnxruntime. With --other, it then runs inputs of other sizes from the plan for all sizes, and
 compares the first run with later ones, and the answer with that of a plan for these sizes.
 
+The fifth makes the models of benches/models.toml, all or those of these kinds and names with their
+float32 twins, and compares each with onnxruntime on one thread, in rounds whose order alternates:
+ratios by model and by kind, narrow models against their twins, and the share of the time that is spent
+in WebAssembly. BELLJAR=PROGRAM measures another build.
+
 The last draws existing results.
 ";
 
@@ -58,6 +65,9 @@ pub(crate) fn run(repo: &Repo, arguments: &[&str]) -> Result<()> {
     if arguments.iter().any(|argument| ["--help", "-h"].contains(argument)) {
         print!("{USAGE}");
         return Ok(());
+    }
+    if arguments.contains(&"--models") {
+        return models::run(repo, arguments);
     }
     check(arguments)?;
     let mut bench = Command::new(repo.target().join("release/belljar-bench"));

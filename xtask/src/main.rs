@@ -44,8 +44,8 @@ usage: cargo xtask COMMAND
   models          fetch the real models for tests and demo into target/models
   demo            set up, build, and identify some files with a sandboxed model
   test            set up, build, and run all tests
-  bench           set up, build, and compare Belljar's speed with other runtimes or with another
-                  build of itself; see `cargo xtask bench --help`
+  bench           set up, build, and compare Belljar's speed with other runtimes, on many models by
+                  kind (--models), or with another build of itself; see `cargo xtask bench --help`
   conformance     run ONNX's own test cases through the sandbox, and write the outcome of each
                   into tests/conformance
   survey [make|run|table] [--only PREFIX] [--again] [--quick]

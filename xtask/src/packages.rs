@@ -62,6 +62,7 @@ mod tests {
         for (file, needed) in [
             ("tests/conformance/requirements.txt", &crate::conformance::REQUIREMENTS[..]),
             ("benches/requirements.txt", &crate::bench::REQUIREMENTS[..]),
+            ("benches/models/requirements.txt", &crate::bench::REQUIREMENTS[..]),
             (
                 "guest-models/programs/file-type-python/requirements.txt",
                 &[crate::python::COMPONENTIZE][..],

@@ -20,16 +20,26 @@ pub(crate) struct Program {
     /// The program and its first arguments.
     command: Vec<OsString>,
     threads: usize,
+    /// Settings of onnxruntime's session, as KEY=VALUE.
+    settings: Vec<&'static str>,
 }
 
 impl Program {
     pub(crate) fn new(name: &'static str, command: &[&Path]) -> Program {
-        Program { name, command: command.iter().map(|part| part.into()).collect(), threads: 1 }
+        let command = command.iter().map(|part| part.into()).collect();
+        Program { name, command, threads: 1, settings: Vec::new() }
     }
 
     /// The same, computing one run on several threads.
     pub(crate) fn on_threads(&self, threads: usize) -> Program {
         Program { threads, ..self.clone() }
+    }
+
+    /// The same, with a setting of onnxruntime's session.
+    pub(crate) fn with_setting(&self, name: &'static str, setting: &'static str) -> Program {
+        let mut program = Program { name, ..self.clone() };
+        program.settings.push(setting);
+        program
     }
 
     /// The command that loads the case; with `once` it runs it, prints the outputs and ends.
@@ -42,6 +52,9 @@ impl Program {
         }
         if self.threads != 1 {
             command.arg("--threads").arg(self.threads.to_string());
+        }
+        for setting in &self.settings {
+            command.args(["--setting", setting]);
         }
         command.args(case.arguments()).stdin(Stdio::null());
         Ok(command)
