@@ -5,6 +5,7 @@ message on standard error.
 """
 
 import json
+import os
 import sys
 import threading
 import time
@@ -68,6 +69,9 @@ def outputs(session, feeds):
 
 
 def main():
+    # Belljar's workers have sessions of their own. Linux may schedule each session as a group, so that
+    # on a busy machine a peer in the session of the benchmark would get another part of the processor.
+    os.setsid()
     arguments = sys.argv[1:]
     once = arguments[0] == "--once"
     if once:
