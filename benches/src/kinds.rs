@@ -30,7 +30,7 @@ use crate::{say, write, write_figures};
 const ROUNDS: usize = 9;
 
 /// The number of runs of `belljar bench` in a round: the first ones find caches full of other data.
-const MIN_RUNS: usize = 5;
+const MIN_RUNS: usize = 3;
 const MAX_RUNS: usize = 100;
 
 /// Some of the models need more memory than the default policy grants.
