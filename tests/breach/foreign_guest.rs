@@ -14,7 +14,7 @@ mod requests;
 use belljar::WorkerProgram;
 use belljar::test_hooks::ForeignGuest;
 use belljar_abi::kernel::{
-    Conv, Gemm, Kernel, Pointwise, PointwiseInput, PointwiseStep, Pool, Step,
+    BlockGemm, Conv, Gemm, Kernel, Pointwise, PointwiseInput, PointwiseStep, Pool, Step,
 };
 use requests::{Bytes, MEMORY, REQUEST};
 
@@ -202,10 +202,28 @@ fn filling() -> Vec<Vec<u32>> {
         inputs: vec![PointwiseInput { address: ADDRESSES[0], strides: [0, 0, 0, 300, 1] }],
         steps: vec![PointwiseStep { step: Step::Abs, a: 0, b: 0 }],
     };
+    let blocks = BlockGemm {
+        m: 6,
+        n: 60,
+        k: 40,
+        a: ADDRESSES[0],
+        a_row_stride: 40,
+        bits: 4,
+        block: 16,
+        b: ADDRESSES[1],
+        scales: ADDRESSES[2],
+        low: f32::NEG_INFINITY.to_bits(),
+        high: f32::INFINITY.to_bits(),
+        output: ADDRESSES[4],
+        ..BlockGemm::default()
+    };
     let all = [
         Kernel::Gemm(product()),
+        Kernel::Gemm(Gemm { b_step_stride: 0, b_type: 1, ..product() }),
+        Kernel::BlockGemm(blocks),
         Kernel::Gemm(Gemm { b_step_stride: 1, b_column_stride: 9, ..product() }),
         Kernel::Conv(convolution),
+        Kernel::Conv(Conv { weights_type: 1, ..convolution }),
         Kernel::Pool(pooling),
         Kernel::Pointwise(program),
     ];

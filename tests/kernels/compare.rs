@@ -5,12 +5,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex};
 
 use belljar::policy::Kernels;
+use belljar::tensor::Data;
 use belljar::{Error, Event, Host, Isolation, ModelBytes, Policy, Tensor};
+use belljar_abi::narrow::Narrow;
+use half::{bf16, f16};
 use proptest::test_runner::Config;
 
 use crate::support;
 use crate::support::onnx::{
-    FLOAT, Graph, Message, fixed, node, tensor_f32, tensor_i64, value, value_of_any_shape,
+    FLOAT, Graph, MICROSOFT, Message, UINT8, fixed, import_of_microsoft, node, tensor, tensor_f32,
+    tensor_i64, value, value_of_any_shape,
 };
 
 /// The lines about a plan that the runner logged, by the label of the model.
@@ -61,6 +65,8 @@ pub(crate) struct Net {
     inputs: Vec<(String, Tensor)>,
     values: usize,
     drawn: u64,
+    /// The version of the operator set.
+    version: i64,
 }
 
 fn count(dims: &[i64]) -> usize {
@@ -69,7 +75,11 @@ fn count(dims: &[i64]) -> usize {
 
 impl Net {
     pub(crate) fn new() -> Net {
-        Net::default()
+        Net::of_version(17)
+    }
+
+    pub(crate) fn of_version(version: i64) -> Net {
+        Net { version, ..Net::default() }
     }
 
     fn name(&mut self) -> String {
@@ -115,6 +125,55 @@ impl Net {
         name
     }
 
+    /// An input of float16 (10) or bfloat16 (16).
+    pub(crate) fn narrow_input_of(&mut self, dims: &[i64], numbers: &[f32], to: i64) -> String {
+        let name = self.name();
+        let shape: Vec<usize> = dims.iter().map(|dim| *dim as usize).collect();
+        let numbers = numbers.iter().copied();
+        let data = match to {
+            10 => Data::F16(numbers.map(f16::from_f32).collect()),
+            _ => Data::BF16(numbers.map(bf16::from_f32).collect()),
+        };
+        self.graph.inputs.push(value(&name, to, &fixed(dims)));
+        self.inputs.push((name.clone(), Tensor::new(data, &shape).unwrap()));
+        name
+    }
+
+    /// A constant of float16 (10) or bfloat16 (16).
+    pub(crate) fn narrow_constant_of(&mut self, dims: &[i64], numbers: &[f32], to: i64) -> String {
+        let narrow = if to == 10 { Narrow::F16 } else { Narrow::Bf16 };
+        let codes = numbers.iter().flat_map(|number| narrow.encode(*number).to_le_bytes());
+        let name = self.name();
+        self.graph.initializers.push(tensor(&name, to, dims, &codes.collect::<Vec<u8>>()));
+        name
+    }
+
+    /// A constant of pseudorandom integers: uint8 (2), int8 (3), uint4 (21) or int4 (22).
+    pub(crate) fn bytes_of(&mut self, dims: &[i64], elem_type: i64) -> String {
+        let in_byte = if elem_type > 20 { 2 } else { 1 };
+        let numbers = self.numbers(count(dims).div_ceil(in_byte));
+        let bytes: Vec<u8> = numbers.iter().map(|number| (number * 1e6) as i32 as u8).collect();
+        let name = self.name();
+        self.graph.initializers.push(tensor(&name, elem_type, dims, &bytes));
+        name
+    }
+
+    pub(crate) fn bytes(&mut self, dims: &[i64]) -> String {
+        self.bytes_of(dims, UINT8)
+    }
+
+    /// A node of an operator of onnxruntime's domain.
+    pub(crate) fn op_of_microsoft(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        attributes: &[Message],
+    ) -> String {
+        let name = self.name();
+        self.graph.nodes.push(node(op, inputs, &[&name], attributes).bytes(7, MICROSOFT));
+        name
+    }
+
     pub(crate) fn integers(&mut self, numbers: &[i64]) -> String {
         let name = self.name();
         self.graph.initializers.push(tensor_i64(&name, &[numbers.len() as i64], numbers));
@@ -139,12 +198,21 @@ impl Net {
     pub(crate) fn run(&self, policy: &Policy) -> Result<Answer, Error> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let label = format!("model {}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let bytes = ModelBytes::read(&self.graph.bytes()[..], u64::MAX).unwrap();
+        let bytes = Message::new().int(1, 10).bytes(2, "belljar tests");
+        let bytes = bytes.message(7, self.graph.message());
+        let bytes = bytes.message(8, Message::new().int(2, self.version));
+        let bytes = bytes.message(8, import_of_microsoft()).finish();
+        let bytes = ModelBytes::read(&bytes[..], u64::MAX).unwrap();
         let model = HOST.load(bytes.labelled(&label), &support::fitting(&HOST, policy))?;
         let outputs = model.run(&self.inputs)?.validate()?.into_tensors();
         drop(model);
         let plan = PLANS.lock().unwrap().remove(&label).unwrap_or_default();
         Ok(Answer { outputs, plan })
+    }
+
+    /// The operators of the plan with native kernels.
+    pub(crate) fn plan(&self) -> String {
+        self.run(&policy(Kernels::Native)).expect("native kernels").plan
     }
 
     /// Runs the model in both ways and compares the outputs. The native plan must contain these

@@ -4,10 +4,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod blocks;
 mod compare;
 mod convolutions;
 mod guest_scan;
 mod guest_spans;
+mod narrow;
 mod operators_in_webassembly;
 mod pointwise;
 mod poolings;

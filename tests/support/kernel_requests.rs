@@ -115,6 +115,13 @@ impl<'a> Bytes<'a> {
         self.byte() % 5
     }
 
+    /// A narrow type: mostly none.
+    fn narrow(&mut self) -> u32 {
+        let narrow = (self.byte() / 8).saturating_sub(24);
+        // 3 stands for no type.
+        if self.fitting { narrow % 3 } else { narrow % 4 }
+    }
+
     fn bound(&mut self) -> u32 {
         let bounds = [f32::NEG_INFINITY, f32::INFINITY, 0.0, -0.0, 1.0, f32::NAN];
         bounds.get(self.byte() as usize % 8).map_or_else(|| self.word(), |bound| bound.to_bits())
@@ -165,10 +172,14 @@ fn well_formed(bytes: &mut Bytes<'_>) -> Kernel {
             input: bytes.address(),
             scale: bytes.address(),
             shift: bytes.address(),
+            round_scaled: bytes.narrow(),
             least: bytes.bound(),
             weights: bytes.address(),
+            weights_type: bytes.narrow(),
             bias: bytes.address(),
+            round_sum: bytes.narrow(),
             residual: bytes.address(),
+            round: bytes.narrow(),
             low: bytes.bound(),
             high: bytes.bound(),
             output: bytes.output(),
@@ -186,7 +197,10 @@ fn well_formed(bytes: &mut Bytes<'_>) -> Kernel {
             b_batch_stride: bytes.stride(),
             b_step_stride: bytes.stride(),
             b_column_stride: bytes.stride(),
+            b_type: bytes.narrow(),
+            round_sum: bytes.narrow(),
             bias: bytes.address(),
+            round: bytes.narrow(),
             low: bytes.bound(),
             high: bytes.bound(),
             output: bytes.output(),
@@ -229,6 +243,31 @@ fn well_formed(bytes: &mut Bytes<'_>) -> Kernel {
             output: bytes.output(),
         }),
         Kernel::Pointwise(_) => Kernel::Pointwise(program(bytes)),
+        Kernel::BlockGemm(_) => Kernel::BlockGemm(BlockGemm {
+            m: bytes.size(),
+            n: bytes.size(),
+            k: bytes.size(),
+            a: bytes.address(),
+            a_row_stride: bytes.stride(),
+            bits: 1 << bytes.mode(),
+            block: bytes.size().wrapping_mul(8),
+            b: bytes.address(),
+            scales: bytes.address(),
+            zeros: bytes.address(),
+            round_sum: bytes.narrow(),
+            bias: bytes.address(),
+            round: bytes.narrow(),
+            low: bytes.bound(),
+            high: bytes.bound(),
+            output: bytes.output(),
+        }),
+        Kernel::Convert(_) => Kernel::Convert(Convert {
+            count: bytes.size(),
+            from: bytes.narrow(),
+            to: bytes.narrow(),
+            input: bytes.address(),
+            output: bytes.output(),
+        }),
     };
     if bytes.fitting {
         fit(&mut kernel);
@@ -242,6 +281,9 @@ fn fit(kernel: &mut Kernel) {
         Kernel::Conv(conv) => {
             if conv.scale == 0 || conv.shift == 0 {
                 (conv.scale, conv.shift) = (0, 0);
+            }
+            if conv.channels_in == 1 && conv.channels_out == 1 {
+                conv.weights_type = 0;
             }
         }
         Kernel::Pool(pool) => {
@@ -260,7 +302,20 @@ fn fit(kernel: &mut Kernel) {
                 input.strides[KERNEL_RANK - 1] %= 2;
             }
         }
-        Kernel::Gemm(_) | Kernel::Permute(_) => {}
+        Kernel::Gemm(gemm) => {
+            if gemm.b_step_stride != 0 {
+                gemm.b_type = 0;
+            }
+        }
+        Kernel::BlockGemm(gemm) => {
+            gemm.bits = [2, 4, 8][gemm.bits as usize % 3];
+            gemm.block = gemm.block.next_multiple_of(16);
+        }
+        Kernel::Convert(convert) => match convert.from {
+            0 => convert.to = convert.to.max(1),
+            _ => convert.to = 0,
+        },
+        Kernel::Permute(_) => {}
     }
 }
 
@@ -304,5 +359,7 @@ pub(crate) fn output(words: &[u32]) -> Option<u32> {
         Kernel::Softmax(softmax) => softmax.output,
         Kernel::Permute(permute) => permute.output,
         Kernel::Pointwise(program) => program.output,
+        Kernel::BlockGemm(gemm) => gemm.output,
+        Kernel::Convert(convert) => convert.output,
     })
 }

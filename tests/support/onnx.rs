@@ -221,6 +221,12 @@ pub(crate) fn tensor_i64(name: &str, dims: &[i64], values: &[i64]) -> Message {
     tensor.int(2, INT64).bytes(8, name).bytes(9, raw)
 }
 
+/// A tensor of any element type, from its raw data.
+pub(crate) fn tensor(name: &str, elem_type: i64, dims: &[i64], raw: &[u8]) -> Message {
+    let tensor = dims.iter().fold(Message::new(), |tensor, dim| tensor.int(1, *dim));
+    tensor.int(2, elem_type).bytes(8, name).bytes(9, raw)
+}
+
 pub(crate) fn tensor_f32(name: &str, dims: &[i64], values: &[f32]) -> Message {
     let mut tensor = Message::new();
     for dim in dims {

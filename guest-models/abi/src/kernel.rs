@@ -14,8 +14,8 @@ pub use pointwise::{
     MAX_POINTWISE_INPUTS, MAX_POINTWISE_STEPS, Pointwise, PointwiseInput, PointwiseStep, Step,
 };
 pub use requests::{
-    Conv, Dims, Gemm, KERNEL_RANK, MAX_POOL_SIZE, MAX_TAPS, PANEL_COLUMNS, PANEL_ROWS, Permute,
-    Pool, Reduce, Softmax,
+    BlockGemm, Conv, Convert, Dims, Gemm, KERNEL_RANK, MAX_POOL_SIZE, MAX_TAPS, PANEL_COLUMNS,
+    PANEL_ROWS, Permute, Pool, Reduce, Softmax,
 };
 
 /// Maximum number of words of a request.
@@ -94,6 +94,10 @@ kernels! {
     Permute = 6,
     /// A pointwise program.
     Pointwise = 7,
+    /// A matrix product with quantized blocks.
+    BlockGemm = 10,
+    /// A conversion between float32 and a narrow float.
+    Convert = 11,
 }
 
 impl Kernel {
@@ -114,11 +118,13 @@ impl Kernel {
                 c.kernel_w,
             ]),
             Kernel::Gemm(g) => product(&[g.batch, g.m, g.n, g.k]),
+            Kernel::BlockGemm(g) => product(&[g.m, g.n, g.k]),
             Kernel::Pool(_)
             | Kernel::Reduce(_)
             | Kernel::Softmax(_)
             | Kernel::Permute(_)
-            | Kernel::Pointwise(_) => None,
+            | Kernel::Pointwise(_)
+            | Kernel::Convert(_) => None,
         }
     }
 }

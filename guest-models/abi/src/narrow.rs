@@ -33,6 +33,25 @@ impl Narrow {
         }
     }
 
+    /// A type as a word of a request to a native kernel: 0 for float32.
+    pub const fn to_word(narrow: Option<Narrow>) -> u32 {
+        match narrow {
+            None => 0,
+            Some(Narrow::F16) => 1,
+            Some(Narrow::Bf16) => 2,
+        }
+    }
+
+    /// The type that a word of a request stands for; `None` if it stands for none.
+    pub const fn from_word(word: u32) -> Option<Option<Narrow>> {
+        match word {
+            0 => Some(None),
+            1 => Some(Some(Narrow::F16)),
+            2 => Some(Some(Narrow::Bf16)),
+            _ => None,
+        }
+    }
+
     /// The nearest number of this type as a float32, ties to even. Numbers out of range become
     /// infinity.
     #[inline(always)]

@@ -3,7 +3,7 @@
 //! The guest checks it before it passes an operator to the host, and the host before it allocates.
 //! Both use this code, so the host never refuses such an operator for its size.
 
-use crate::kernel::{Conv, Gemm, Kernel, Pointwise, Pool};
+use crate::kernel::{BlockGemm, Conv, Gemm, Kernel, Pointwise, Pool};
 
 /// Maximum scratch memory of one thread of a kernel, in bytes: 64 MiB.
 pub const MAX_SCRATCH_BYTES: u64 = 64 << 20;
@@ -32,13 +32,22 @@ impl Kernel {
             Kernel::Conv(conv) => conv.scratch_bytes(),
             Kernel::Pool(pool) => pool.scratch_bytes(),
             Kernel::Gemm(gemm) => gemm.scratch_bytes(),
+            Kernel::BlockGemm(gemm) => gemm.scratch_bytes(),
             Kernel::Pointwise(program) => program.scratch_bytes(),
-            Kernel::Reduce(_) | Kernel::Softmax(_) | Kernel::Permute(_) => 0,
+            Kernel::Reduce(_) | Kernel::Softmax(_) | Kernel::Permute(_) | Kernel::Convert(_) => 0,
         }
     }
 }
 
 impl Gemm {
+    /// As [`Kernel::scratch_bytes`].
+    #[must_use]
+    pub fn scratch_bytes(&self) -> u64 {
+        FIXED_BYTES
+    }
+}
+
+impl BlockGemm {
     /// As [`Kernel::scratch_bytes`].
     #[must_use]
     pub fn scratch_bytes(&self) -> u64 {

@@ -129,6 +129,7 @@ const ACCEPT_ALL_INTEGERS: &[&str] = &[
     "MultiBroadcastTo",
     "MurmurHash3",
     "NE",
+    "NativeConvert",
     "Neg",
     "Not",
     "OptMatMul",
@@ -157,6 +158,7 @@ const ACCEPT_ALL_INTEGERS: &[&str] = &[
     "TypedConcat",
     "UnfoldTensor",
     "Where",
+    "Widen",
     "Xor",
 ];
 

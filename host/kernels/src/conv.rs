@@ -2,12 +2,13 @@
 //! depthwise convolutions.
 
 use belljar_abi::kernel::{Conv, MAX_TAPS, PANEL_ROWS};
+use belljar_abi::narrow::Narrow;
 
 use super::copy::copy;
 use super::image::{Before, Patches, Phases, Scaling, Windows};
 use super::product::{Finish, Left, Panels, Product, Right, clamp, packed_left_len};
-use super::regions::{Region, Regions, extent, volume};
-use super::vector::{Job, Vector};
+use super::regions::{Region, Regions, Stored, extent, narrow_type, volume};
+use super::vector::{Job, Vector, rounded};
 use super::{Clock, Refused, Watch, split_rows};
 
 /// A convolution whose addresses are all checked.
@@ -21,9 +22,13 @@ struct Checked<'a> {
     row_stride: usize,
     column_stride: usize,
     input: &'a [f32],
-    weights: &'a [f32],
+    weights: Stored<'a>,
     bias: Option<&'a [f32]>,
+    /// The type that sums with their bias are rounded to.
+    round_sum: Option<Narrow>,
     residual: Option<&'a [f32]>,
+    /// The type that results with the residual are rounded to.
+    round: Option<Narrow>,
     /// The scaling of the input's channels before the convolution.
     before: Option<Scaling<'a>>,
     /// Whether the input in memory can be used directly as an operand of the product.
@@ -61,9 +66,15 @@ pub(super) fn conv(memory: &mut [u8], conv: &Conv, watch: &Watch) -> Result<(), 
         (c.in_w, c.column_stride),
     ])?;
     let results = volume(&[c.batch, outputs, c.out_h, c.out_w])?;
+    let (weights_type, round_sum) = (narrow_type(c.weights_type)?, narrow_type(c.round_sum)?);
+    let round = narrow_type(c.round)?;
+    if by_channel && weights_type.is_some() {
+        return Err(Refused::Malformed);
+    }
     let region = |memory: &[u8], address, count| Region::new(memory, address, count);
     let input = region(memory, c.input, input)?;
-    let weights = region(memory, c.weights, weights.ok_or(Refused::OutOfBounds)?)?;
+    let weights = weights.ok_or(Refused::OutOfBounds)?;
+    let weights = Region::of(memory, c.weights, weights, weights_type)?;
     let optional = |memory: &[u8], address, count| {
         (address != 0).then(|| Region::new(memory, address, count)).transpose()
     };
@@ -77,7 +88,8 @@ pub(super) fn conv(memory: &mut [u8], conv: &Conv, watch: &Watch) -> Result<(), 
         (None, None) => None,
         (Some(scale), Some(shift)) => {
             let (scale, shift) = (regions.get(scale)?, regions.get(shift)?);
-            Some(Scaling { scale, shift, least: f32::from_bits(c.least) })
+            let round = narrow_type(c.round_scaled)?;
+            Some(Scaling { scale, shift, round, least: f32::from_bits(c.least) })
         }
         _ => return Err(Refused::Malformed),
     };
@@ -94,8 +106,10 @@ pub(super) fn conv(memory: &mut [u8], conv: &Conv, watch: &Watch) -> Result<(), 
         row_stride: c.row_stride as usize,
         column_stride: c.column_stride as usize,
         input: regions.get(input)?,
-        weights: regions.get(weights)?,
+        weights: Stored::new(regions.get(weights)?, weights_type),
         bias: bias.map(|bias| regions.get(bias)).transpose()?,
+        round_sum,
+        round,
         residual: residual.map(|residual| regions.get(residual)).transpose()?,
         low: f32::from_bits(c.low),
         high: f32::from_bits(c.high),
@@ -212,7 +226,7 @@ impl Job for Products<'_, '_> {
             let (image, group) = (group / conv.groups, group % conv.groups);
             let m = output.len() / n;
             let channel = group * conv.channels_out + row;
-            let weights = &conv.weights[group * packed_left_len(conv.channels_out, k)..];
+            let weights = group * packed_left_len(conv.channels_out, k) + row * k;
             let input = conv.group(image, group);
             let before = conv.before(group);
             let patches = match &mut phases {
@@ -234,12 +248,14 @@ impl Job for Products<'_, '_> {
                 m,
                 n,
                 k,
-                left: Left::Packed(&weights[row * k..]),
+                left: Left::Packed(conv.weights.from(weights)),
                 right: Right::Patches(&patches),
                 finish: Finish {
                     row_bias: conv.bias.map(|bias| &bias[channel..channel + m]),
+                    round_sum: conv.round_sum,
                     column_bias: None,
                     residual: conv.residual.map(|all| &all[first * n..first * n + output.len()]),
+                    round: conv.round,
                     low: conv.low,
                     high: conv.high,
                 },
@@ -266,6 +282,8 @@ impl Job for Channels<'_, '_> {
     unsafe fn run<V: Vector>(self) -> bool {
         let Channels { conv, part, watch } = self;
         let w = &conv.windows;
+        // Filters of single channels are never narrow.
+        let Stored::Single(weights) = conv.weights else { return true };
         let mut phases = Phases::new(watch, *w, 1, conv.strides(), 0.0, 2 * V::LANES);
         let mut results = watch.scratch().take(phases.results() + 2 * V::LANES);
         for (first, output) in part.pieces() {
@@ -274,20 +292,21 @@ impl Job for Channels<'_, '_> {
                     return false;
                 }
                 let (image, channel) = ((first + at) / conv.groups, (first + at) % conv.groups);
-                let weights = &conv.weights[channel * w.taps()..][..w.taps()];
+                let weights = &weights[channel * w.taps()..][..w.taps()];
                 let input = conv.group(image, channel);
                 let bias = conv.bias.map_or(0.0, |bias| bias[channel]);
                 // The addend is applied after the sum and before the bounds.
-                let (low, high) = match conv.residual {
-                    None => (conv.low, conv.high),
-                    Some(_) => (f32::NEG_INFINITY, f32::INFINITY),
+                let (low, high, round) = match conv.residual {
+                    None => (conv.low, conv.high, conv.round),
+                    Some(_) => (f32::NEG_INFINITY, f32::INFINITY, None),
                 };
                 // SAFETY: the caller's.
                 unsafe {
                     let before = conv.before(channel).map(|one| one.before(0));
                     phases.fill::<V>(0, input, &before.unwrap_or(Before::NOTHING));
                     let bounds = [bias, low, high];
-                    if !filter::<V>(&phases, weights, bounds, &mut results, watch) {
+                    let round = [conv.round_sum, round];
+                    if !filter::<V>(&phases, weights, bounds, round, &mut results, watch) {
                         return false;
                     }
                     for (y, to) in plane.chunks_exact_mut(w.out_w).enumerate() {
@@ -297,7 +316,9 @@ impl Job for Channels<'_, '_> {
                 if let Some(all) = conv.residual {
                     let more = &all[(first + at) * w.count()..][..w.count()];
                     for (to, more) in plane.iter_mut().zip(more) {
-                        *to = clamp(*to + more, conv.low, conv.high);
+                        let sum = *to + more;
+                        let sum = conv.round.map_or(sum, |narrow| narrow.round(sum));
+                        *to = clamp(sum, conv.low, conv.high);
                     }
                 }
             }
@@ -312,6 +333,7 @@ unsafe fn filter<V: Vector>(
     phases: &Phases<'_>,
     weights: &[f32],
     [bias, low, high]: [f32; 3],
+    [round_sum, round]: [Option<Narrow>; 2],
     results: &mut [f32],
     watch: &Watch,
 ) -> bool {
@@ -333,7 +355,8 @@ unsafe fn filter<V: Vector>(
             }
             let to = results[at..][..2 * V::LANES].as_mut_ptr();
             for (half, sum) in sums.iter().enumerate() {
-                let sum = V::splat(low).max(sum.add(V::splat(bias)));
+                let sum = rounded(rounded(sum.add(V::splat(bias)), round_sum), round);
+                let sum = V::splat(low).max(sum);
                 V::splat(high).min(sum).store(to.add(half * V::LANES));
             }
         }

@@ -1,9 +1,10 @@
 //! Matrix products of tensors.
 
 use belljar_abi::kernel::Gemm;
+use belljar_abi::narrow::Narrow;
 
 use super::product::{Finish, Left, Panels, Product, Right, packed_right_len};
-use super::regions::{Region, Regions, extent, volume};
+use super::regions::{Region, Regions, Stored, extent, narrow_type, volume};
 use super::vector::{Job, Vector};
 use super::{Refused, Rows, Watch, in_parallel, split_rows};
 
@@ -26,24 +27,31 @@ pub(super) fn gemm(memory: &mut [u8], gemm: &Gemm, watch: &Watch) -> Result<(), 
     } else {
         extent(&[(g.batch, g.b_batch_stride), (g.k, g.b_step_stride), (g.n, g.b_column_stride)])?
     };
+    let (b_type, round_sum) = (narrow_type(g.b_type)?, narrow_type(g.round_sum)?);
+    let round = narrow_type(g.round)?;
+    if b_type.is_some() && !packed {
+        return Err(Refused::Malformed);
+    }
     let a = Region::new(memory, g.a, a)?;
-    let b = Region::new(memory, g.b, b)?;
+    let b = Region::of(memory, g.b, b, b_type)?;
     let bias = (g.bias != 0).then(|| Region::new(memory, g.bias, g.n.into())).transpose()?;
     let output = Region::new(memory, g.output, volume(&[g.batch, g.m, g.n])?)?;
     let (output, regions) = Regions::split(memory, output)?;
-    let (a, b) = (regions.get(a)?, regions.get(b)?);
+    let (a, b) = (regions.get(a)?, Stored::new(regions.get(b)?, b_type));
     let bias = bias.map(|bias| regions.get(bias)).transpose()?;
     let jobs = split_rows(output, g.n as usize, g.m as usize, 8, watch.threads());
     in_parallel(watch, g.scratch_bytes(), jobs, |part| {
-        super::dispatch(watch.set(), Products { gemm, a, b, bias, part, watch })
+        super::dispatch(watch.set(), Products { gemm, a, b, bias, round_sum, round, part, watch })
     })
 }
 
 struct Products<'a, 'o> {
     gemm: &'a Gemm,
     a: &'a [f32],
-    b: &'a [f32],
+    b: Stored<'a>,
     bias: Option<&'a [f32]>,
+    round_sum: Option<Narrow>,
+    round: Option<Narrow>,
     part: Rows<'o>,
     watch: &'a Watch,
 }
@@ -53,13 +61,13 @@ impl Job for Products<'_, '_> {
 
     #[inline(always)]
     unsafe fn run<V: Vector>(self) -> bool {
-        let Products { gemm: g, a, b, bias, part, watch } = self;
+        let Products { gemm: g, a, b, bias, round_sum, round, part, watch } = self;
         let n = g.n as usize;
         let mut panels = Panels::new(watch);
         for (first, output) in part.pieces() {
             let (batch, row) = (first / g.m as usize, first % g.m as usize);
             let row_stride = g.a_row_stride as usize;
-            let b = &b[batch * g.b_batch_stride as usize..];
+            let b = b.from(batch * g.b_batch_stride as usize);
             let product = Product {
                 m: output.len() / n,
                 n,
@@ -69,18 +77,20 @@ impl Job for Products<'_, '_> {
                     row: row_stride,
                     step: g.a_step_stride as usize,
                 },
-                right: match g.b_step_stride {
-                    0 => Right::Packed(b),
-                    step => Right::Strided {
-                        elements: b,
+                right: match (g.b_step_stride, b) {
+                    (step @ 1.., Stored::Single(elements)) => Right::Strided {
+                        elements,
                         step: step as usize,
                         column: g.b_column_stride as usize,
                     },
+                    _ => Right::Packed(b),
                 },
                 finish: Finish {
                     row_bias: None,
+                    round_sum,
                     column_bias: bias,
                     residual: None,
+                    round,
                     low: f32::from_bits(g.low),
                     high: f32::from_bits(g.high),
                 },

@@ -1,9 +1,11 @@
 //! Images and the windows of filters on them.
 
+use belljar_abi::narrow::Narrow;
+
 use super::Watch;
 use super::copy::{copy, copy_apart};
 use super::scratch::Scratch;
-use super::vector::Vector;
+use super::vector::{Vector, rounded};
 
 /// The geometry of windows on an image.
 #[derive(Clone, Copy, Debug)]
@@ -199,27 +201,29 @@ fn read_at(kernel: usize, dilation: usize, stride: usize) -> Vec<bool> {
     read
 }
 
-/// The scaling of each input channel before the filter: `max(x · scale + shift, least)`.
+/// The scaling of each input channel before the filter: `max(x · scale + shift, least)`, with the
+/// sum rounded to a narrow type if there is one.
 #[derive(Clone, Copy)]
 pub(super) struct Scaling<'a> {
     /// One number for each channel.
     pub(super) scale: &'a [f32],
     /// As many.
     pub(super) shift: &'a [f32],
+    pub(super) round: Option<Narrow>,
     pub(super) least: f32,
 }
 
 impl<'a> Scaling<'a> {
     /// Of some of the channels.
     pub(super) fn of(self, channels: std::ops::Range<usize>) -> Scaling<'a> {
-        let Scaling { scale, shift, least } = self;
-        Scaling { scale: &scale[channels.clone()], shift: &shift[channels], least }
+        Scaling { scale: &self.scale[channels.clone()], shift: &self.shift[channels], ..self }
     }
 
     /// Of one channel.
     #[inline(always)]
     pub(super) fn before(&self, channel: usize) -> Before {
-        Before { scaled: Some([self.scale[channel], self.shift[channel], self.least]) }
+        let scaled = Some([self.scale[channel], self.shift[channel], self.least]);
+        Before { scaled, round: self.round }
     }
 }
 
@@ -228,10 +232,11 @@ impl<'a> Scaling<'a> {
 pub(super) struct Before {
     /// Factor, summand and minimum result; `None` if the elements are not changed.
     pub(super) scaled: Option<[f32; 3]>,
+    pub(super) round: Option<Narrow>,
 }
 
 impl Before {
-    pub(super) const NOTHING: Before = Before { scaled: None };
+    pub(super) const NOTHING: Before = Before { scaled: None, round: None };
 
     /// # Safety
     /// As [`Vector`].
@@ -245,12 +250,14 @@ impl Before {
             let vector = [V::splat(factor), V::splat(summand), V::splat(low)];
             for place in vectors.chunks_exact_mut(V::LANES) {
                 let value = V::load(place.as_ptr()).fma(vector[0], vector[1]);
+                let value = rounded(value, self.round);
                 vector[2].max(value).store(place.as_mut_ptr());
             }
             if !rest.is_empty() {
                 let mut some = [0.0; 16];
                 some[..rest.len()].copy_from_slice(rest);
                 let value = V::load(some.as_ptr()).fma(vector[0], vector[1]);
+                let value = rounded(value, self.round);
                 vector[2].max(value).store(some.as_mut_ptr());
                 rest.copy_from_slice(&some[..rest.len()]);
             }

@@ -6,8 +6,8 @@
 //!   decodes the list, `tile` computes it, and `x86`, `neon` and `portable` have the product for
 //!   each instruction set; `tests` tests them.
 //! - a whole operator of a model with a request of our own ([`compute`], `belljar_abi::kernel`):
-//!   `conv`, `gemm`, `pool`, `reduce`, `permute` and `pointwise`, each written once for any
-//!   `vector`; `compute_tests` tests them. `regions` turns the addresses of a request into slices
+//!   `conv`, `gemm`, `block`, `pool`, `reduce`, `permute`, `pointwise` and `convert`, each written once for
+//!   any `vector`; `compute_tests` tests them. `regions` turns the addresses of a request into slices
 //!   that do not overlap the output, `product` and `image` are parts of several kernels.
 //!
 //! The request is copied and every address in it is checked before any computation. It must not be
@@ -19,7 +19,9 @@
 //! is read, and cleared when a request has ended.
 #![allow(missing_docs, reason = "only for Belljar's own crates")]
 
+mod block;
 mod conv;
+mod convert;
 mod copy;
 mod gemm;
 mod image;
@@ -72,9 +74,10 @@ pub struct InstructionSet(Instructions);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Instructions {
-    /// AVX-512F, AVX2 and FMA.
+    /// AVX-512F, AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX2, FMA and F16C, which all processors with AVX2 have.
     #[cfg(target_arch = "x86_64")]
     Avx2Fma,
     #[cfg(target_arch = "aarch64")]
@@ -90,7 +93,9 @@ impl InstructionSet {
     pub fn available() -> Vec<InstructionSet> {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
+        if std::arch::is_x86_feature_detected!("avx2")
+            && std::arch::is_x86_feature_detected!("fma")
+            && std::arch::is_x86_feature_detected!("f16c")
         {
             if std::arch::is_x86_feature_detected!("avx512f") {
                 found.push(InstructionSet(Instructions::Avx512));
@@ -170,5 +175,7 @@ pub fn compute(memory: &mut [u8], address: u32, count: u32, watch: &Watch) -> Re
         Kernel::Softmax(softmax) => reduce::softmax(memory, &softmax, watch),
         Kernel::Permute(permute) => permute::permute(memory, &permute, watch),
         Kernel::Pointwise(program) => pointwise::pointwise(memory, &program, watch),
+        Kernel::BlockGemm(gemm) => block::block_gemm(memory, &gemm, watch),
+        Kernel::Convert(convert) => convert::convert(memory, &convert, watch),
     }
 }

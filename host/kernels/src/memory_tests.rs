@@ -210,6 +210,29 @@ fn expensive() -> Vec<(&'static str, Kernel)> {
                 ..Gemm::default()
             })
         }),
+        ("words and scales of a million columns", {
+            let (low, high) = infinite();
+            Kernel::BlockGemm(BlockGemm {
+                m: 5,
+                n: 1 << 20,
+                k: 2,
+                a: 4096,
+                a_row_stride: 2,
+                bits: 8,
+                block: 4,
+                b: 4096,
+                scales: 4096,
+                low,
+                high,
+                output: OUTPUT,
+                ..BlockGemm::default()
+            })
+        }),
+        ("narrow weights", {
+            let (out_h, in_h) = (64, 64);
+            let more = Conv { channels_in: 64, channels_out: 64, weights_type: 1, ..convolution() };
+            Kernel::Conv(Conv { kernel_h: 9, in_h: in_h + 8, out_h, ..more })
+        }),
         ("a piece and a scale for each of 2 million groups", {
             let (groups, in_w) = (1 << 21, 1);
             let scaled = Conv { scale: 4096, shift: 4096, ..convolution() };

@@ -257,6 +257,8 @@ steps! {
     Erf: |a, _b| erf(a);
     Gelu: |a, _b| gelu(a);
     GeluByTanh: |a, _b| gelu_by_tanh(a);
+    RoundF16: |a, _b| a.round_narrow(Narrow::F16);
+    RoundBf16: |a, _b| a.round_narrow(Narrow::Bf16);
 }
 
 /// Runs one step on a whole number of vectors.
@@ -286,30 +288,8 @@ unsafe fn apply<V: Vector>(step: Step, a: Operand, b: Operand, len: usize, to: *
             Step::Erf => each::<V, Erf>(a, Operand::Same(0.0), len, to),
             Step::Gelu => each::<V, Gelu>(a, Operand::Same(0.0), len, to),
             Step::GeluByTanh => each::<V, GeluByTanh>(a, Operand::Same(0.0), len, to),
-            Step::RoundF16 => rounded(a, len, to, |value| Narrow::F16.round(value)),
-            Step::RoundBf16 => rounded(a, len, to, |value| Narrow::Bf16.round(value)),
-        }
-    }
-}
-
-/// Rounds each element as the sandbox does. `round` must not branch, so that the compiler
-/// vectorizes the loop for the instruction set of the caller.
-///
-/// # Safety
-/// As [`each`], but `len` need not be a whole number of vectors.
-#[inline(always)]
-unsafe fn rounded(a: Operand, len: usize, to: *mut f32, round: impl Fn(f32) -> f32) {
-    // SAFETY: the caller's: both are `len` elements long, initialised, and apart from each other.
-    unsafe {
-        let to = std::slice::from_raw_parts_mut(to, len);
-        match a {
-            Operand::Same(value) => to.fill(round(value)),
-            Operand::Each(from) => {
-                let from = std::slice::from_raw_parts(from, len);
-                for (from, to) in from.iter().zip(to) {
-                    *to = round(*from);
-                }
-            }
+            Step::RoundF16 => each::<V, RoundF16>(a, Operand::Same(0.0), len, to),
+            Step::RoundBf16 => each::<V, RoundBf16>(a, Operand::Same(0.0), len, to),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use super::Refused;
 
+use belljar_abi::narrow::Narrow;
+
 const F32: u64 = 4;
 
 /// A range of elements inside of memory.
@@ -24,6 +26,16 @@ impl Region {
             .ok_or(Refused::OutOfBounds)?;
         // Both values are at most the length of memory.
         Ok(Region { start: address as usize / 4, len: (end - u64::from(address)) as usize / 4 })
+    }
+
+    /// `count` elements of a type at `address`; narrow floats take whole elements of `f32`.
+    pub(super) fn of(
+        memory: &[u8],
+        address: u32,
+        count: u64,
+        narrow: Option<Narrow>,
+    ) -> Result<Region, Refused> {
+        Region::new(memory, address, if narrow.is_some() { count.div_ceil(2) } else { count })
     }
 
     fn end(&self) -> usize {
@@ -73,6 +85,36 @@ impl<'a> Regions<'a> {
             self.after.get(start..).and_then(|rest| rest.get(..region.len))
         };
         found.ok_or(Refused::OutOfBounds)
+    }
+}
+
+/// A narrow type, or `None` for `f32`, from a word of a request.
+pub(super) fn narrow_type(word: u32) -> Result<Option<Narrow>, Refused> {
+    Narrow::from_word(word).ok_or(Refused::Malformed)
+}
+
+/// Elements that are stored as `f32` or as narrow floats.
+#[derive(Clone, Copy)]
+pub(super) enum Stored<'a> {
+    Single(&'a [f32]),
+    Narrow(Narrow, &'a [u16]),
+}
+
+impl<'a> Stored<'a> {
+    /// The elements of a checked region.
+    pub(super) fn new(elements: &'a [f32], narrow: Option<Narrow>) -> Stored<'a> {
+        match narrow {
+            None => Stored::Single(elements),
+            Some(narrow) => Stored::Narrow(narrow, bytemuck::cast_slice(elements)),
+        }
+    }
+
+    /// The elements from one on.
+    pub(super) fn from(self, start: usize) -> Stored<'a> {
+        match self {
+            Stored::Single(elements) => Stored::Single(&elements[start..]),
+            Stored::Narrow(narrow, elements) => Stored::Narrow(narrow, &elements[start..]),
+        }
     }
 }
 

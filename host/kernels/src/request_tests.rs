@@ -27,7 +27,7 @@ fn random_requests_are_decoded_and_computed_by_every_kernel() {
     let mut seed = 7;
     let mut watch = Watch::new(InstructionSet::best(), 1).unwrap();
     let mut outcomes = [Outcomes::default(); Kernel::COUNT];
-    for _ in 0..300 * Kernel::COUNT {
+    for _ in 0..1000 * Kernel::COUNT {
         let bytes = random(&mut seed);
         let mut bytes = Bytes::new(&bytes);
         let words = requests::request(&mut bytes);

@@ -45,6 +45,25 @@ fn product() -> Gemm {
     }
 }
 
+fn block_product(m: u32) -> BlockGemm {
+    BlockGemm {
+        m,
+        n: 60,
+        k: 40,
+        a: ADDRESSES[0],
+        a_row_stride: 40,
+        bits: 4,
+        block: 16,
+        b: ADDRESSES[1],
+        scales: ADDRESSES[2],
+        zeros: ADDRESSES[3],
+        low: f32::NEG_INFINITY.to_bits(),
+        high: f32::INFINITY.to_bits(),
+        output: ADDRESSES[5],
+        ..BlockGemm::default()
+    }
+}
+
 fn convolution(channels_in: u32, channels_out: u32) -> Conv {
     Conv {
         batch: 2,
@@ -112,7 +131,13 @@ fn with_scratch() -> Vec<Kernel> {
     let mut all = vec![
         Kernel::Gemm(product()),
         Kernel::Gemm(Gemm { b_step_stride: 1, b_column_stride: 9, ..product() }),
+        // Narrow panels: on few rows they are not widened in memory.
+        Kernel::Gemm(Gemm { b_step_stride: 0, b_type: 1, round: 1, ..product() }),
+        Kernel::Gemm(Gemm { b_step_stride: 0, b_type: 2, m: 3, a_step_stride: 12, ..product() }),
+        Kernel::BlockGemm(block_product(5)),
+        Kernel::BlockGemm(block_product(3)),
         Kernel::Conv(convolution(3, 4)),
+        Kernel::Conv(Conv { weights_type: 1, round_sum: 1, ..convolution(3, 4) }),
         Kernel::Conv(convolution(1, 1)),
         Kernel::Pointwise(program()),
     ];

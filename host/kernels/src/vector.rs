@@ -10,7 +10,13 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use belljar_abi::narrow::Narrow;
+
 use super::{InstructionSet, Instructions};
+
+/// 2²³: the last bits of this number and of those from it on are whole numbers. So a small whole
+/// number becomes a float by replacing these bits, and the difference of two is exact.
+pub(super) const EXACT: f32 = 8_388_608.0;
 
 /// Elements in a vector register, or in an array on machines without one.
 ///
@@ -72,6 +78,208 @@ pub(super) unsafe trait Vector: Copy {
     /// # Safety
     /// See the trait.
     unsafe fn exp2_of_integer(self) -> Self;
+
+    /// Numbers of `BITS` bits from a place in words on, each added to [`EXACT`].
+    /// # Safety
+    /// See the trait; `from` must be readable for all lanes.
+    #[inline(always)]
+    unsafe fn codes<const BITS: usize>(from: *const u32, place: u32) -> Self {
+        let mut lanes = [0.0; 16];
+        // SAFETY: the caller's; no vector has more than 16 lanes.
+        unsafe {
+            for (at, lane) in lanes[..Self::LANES].iter_mut().enumerate() {
+                let code = *from.add(at) >> place & ((1 << BITS) - 1);
+                *lane = f32::from_bits(EXACT.to_bits() | code);
+            }
+            Self::load(lanes.as_ptr())
+        }
+    }
+
+    /// Bytes, each added to [`EXACT`].
+    /// # Safety
+    /// See the trait; `from` must be readable for all lanes.
+    #[inline(always)]
+    unsafe fn bytes(from: *const u8) -> Self {
+        let mut lanes = [0.0; 16];
+        // SAFETY: the caller's; no vector has more than 16 lanes.
+        unsafe {
+            for (at, lane) in lanes[..Self::LANES].iter_mut().enumerate() {
+                *lane = f32::from_bits(EXACT.to_bits() | u32::from(*from.add(at)));
+            }
+            Self::load(lanes.as_ptr())
+        }
+    }
+
+    /// Narrow floats as float32.
+    /// # Safety
+    /// See the trait; `from` must be readable for all lanes.
+    #[inline(always)]
+    unsafe fn load_narrow(narrow: Narrow, from: *const u16) -> Self {
+        let mut lanes = [0.0; 16];
+        // SAFETY: the caller's; no vector has more than 16 lanes.
+        unsafe {
+            for (at, lane) in lanes[..Self::LANES].iter_mut().enumerate() {
+                *lane = narrow.decode(from.add(at).read_unaligned());
+            }
+            Self::load(lanes.as_ptr())
+        }
+    }
+
+    /// Stores each lane as the nearest narrow float, as [`Narrow::encode`] does.
+    /// # Safety
+    /// See the trait; `to` must be writable for all lanes.
+    #[inline(always)]
+    unsafe fn store_narrow(self, narrow: Narrow, to: *mut u16) {
+        let mut lanes = [0.0; 16];
+        // SAFETY: the caller's; no vector has more than 16 lanes.
+        unsafe {
+            self.store(lanes.as_mut_ptr());
+            for (at, lane) in lanes[..Self::LANES].iter().enumerate() {
+                to.add(at).write_unaligned(narrow.encode(*lane));
+            }
+        }
+    }
+
+    /// Rounds each lane to the nearest narrow float, as [`Narrow::round`] does.
+    /// # Safety
+    /// See the trait.
+    #[inline(always)]
+    unsafe fn round_narrow(self, narrow: Narrow) -> Self {
+        let mut lanes = [0.0; 16];
+        // SAFETY: the caller's; no vector has more than 16 lanes.
+        unsafe {
+            self.store(lanes.as_mut_ptr());
+            for lane in &mut lanes[..Self::LANES] {
+                *lane = narrow.round(*lane);
+            }
+            Self::load(lanes.as_ptr())
+        }
+    }
+}
+
+/// How the elements of an operand are stored. A type and not a value, because the innermost loops
+/// must not choose.
+pub(super) trait Element {
+    /// An element in memory.
+    type Stored: Copy;
+
+    /// # Safety
+    /// As [`Vector`]; `from` must be readable for all lanes.
+    unsafe fn load<V: Vector>(from: *const Self::Stored) -> V;
+}
+
+/// Elements of float32.
+pub(super) struct Single;
+
+/// Elements of float16.
+pub(super) struct F16;
+
+/// Elements of bfloat16.
+pub(super) struct Bf16;
+
+impl Element for Single {
+    type Stored = f32;
+
+    #[inline(always)]
+    unsafe fn load<V: Vector>(from: *const f32) -> V {
+        // SAFETY: the caller's.
+        unsafe { V::load(from) }
+    }
+}
+
+impl Element for F16 {
+    type Stored = u16;
+
+    #[inline(always)]
+    unsafe fn load<V: Vector>(from: *const u16) -> V {
+        // SAFETY: the caller's.
+        unsafe { V::load_narrow(Narrow::F16, from) }
+    }
+}
+
+impl Element for Bf16 {
+    type Stored = u16;
+
+    #[inline(always)]
+    unsafe fn load<V: Vector>(from: *const u16) -> V {
+        // SAFETY: the caller's.
+        unsafe { V::load_narrow(Narrow::Bf16, from) }
+    }
+}
+
+/// Rounds each lane to the nearest narrow float, if there is a type to round to.
+///
+/// # Safety
+/// As [`Vector`].
+#[inline(always)]
+pub(super) unsafe fn rounded<V: Vector>(value: V, to: Option<Narrow>) -> V {
+    // SAFETY: the caller's.
+    unsafe {
+        match to {
+            None => value,
+            Some(Narrow::F16) => value.round_narrow(Narrow::F16),
+            Some(Narrow::Bf16) => value.round_narrow(Narrow::Bf16),
+        }
+    }
+}
+
+/// Narrow floats as float32. Both slices have the same length.
+///
+/// # Safety
+/// As [`Vector`].
+#[inline(always)]
+pub(super) unsafe fn widen<V: Vector>(narrow: Narrow, from: &[u16], to: &mut [f32]) {
+    assert_eq!(from.len(), to.len());
+    let whole = to.len() / V::LANES * V::LANES;
+    // SAFETY: the caller's; both have `whole` elements, which are a whole number of vectors.
+    unsafe {
+        match narrow {
+            Narrow::F16 => widen_whole::<V, F16>(from.as_ptr(), to.as_mut_ptr(), whole),
+            Narrow::Bf16 => widen_whole::<V, Bf16>(from.as_ptr(), to.as_mut_ptr(), whole),
+        }
+    }
+    for (from, to) in from[whole..].iter().zip(&mut to[whole..]) {
+        *to = narrow.decode(*from);
+    }
+}
+
+/// # Safety
+/// As [`Vector`]; both sides have `len` elements, a whole number of vectors.
+#[inline(always)]
+unsafe fn widen_whole<V: Vector, E: Element<Stored = u16>>(
+    from: *const u16,
+    to: *mut f32,
+    len: usize,
+) {
+    let mut at = 0;
+    while at < len {
+        // SAFETY: the caller's.
+        unsafe { E::load::<V>(from.add(at)).store(to.add(at)) };
+        at += V::LANES;
+    }
+}
+
+/// The nearest narrow floats. Both slices have the same length.
+///
+/// # Safety
+/// As [`Vector`].
+#[inline(always)]
+pub(super) unsafe fn narrow<V: Vector>(narrow: Narrow, from: &[f32], to: &mut [u16]) {
+    assert_eq!(from.len(), to.len());
+    let whole = to.len() / V::LANES * V::LANES;
+    for at in (0..whole).step_by(V::LANES) {
+        // SAFETY: the caller's; both have a vector's elements from `at` on.
+        unsafe {
+            let value = V::load(from.as_ptr().add(at));
+            match narrow {
+                Narrow::F16 => value.store_narrow(Narrow::F16, to.as_mut_ptr().add(at)),
+                Narrow::Bf16 => value.store_narrow(Narrow::Bf16, to.as_mut_ptr().add(at)),
+            }
+        }
+    }
+    for (from, to) in from[whole..].iter().zip(&mut to[whole..]) {
+        *to = narrow.encode(*from);
+    }
 }
 
 /// A computation that is generic over the vector type.
@@ -91,10 +299,10 @@ pub(super) fn dispatch<J: Job>(set: InstructionSet, job: J) -> J::Output {
     match set.0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: only `InstructionSet::available` creates this value, after it has found AVX-512F,
-        // AVX2 and FMA on this machine.
+        // AVX2, FMA and F16C on this machine.
         Instructions::Avx512 => unsafe { with_avx512(job) },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above, for AVX2 and FMA.
+        // SAFETY: as above, for AVX2, FMA and F16C.
         Instructions::Avx2Fma => unsafe { with_avx2(job) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above, for NEON.
@@ -107,7 +315,7 @@ pub(super) fn dispatch<J: Job>(set: InstructionSet, job: J) -> J::Output {
 /// # Safety
 /// The machine must have the instructions that the function is compiled for.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx2,fma")]
+#[target_feature(enable = "avx512f,avx2,fma,f16c")]
 unsafe fn with_avx512<J: Job>(job: J) -> J::Output {
     // SAFETY: the caller guarantees the instructions, and everything in a job is inlined here.
     unsafe { job.run::<x86::Wide>() }
@@ -116,7 +324,7 @@ unsafe fn with_avx512<J: Job>(job: J) -> J::Output {
 /// # Safety
 /// The machine must have the instructions that the function is compiled for.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn with_avx2<J: Job>(job: J) -> J::Output {
     // SAFETY: the caller guarantees the instructions, and everything in a job is inlined here.
     unsafe { job.run::<x86::Half>() }

@@ -40,6 +40,7 @@ words! {
     /// A convolution of `max(input · scale + shift, least)` in the layout NCHW, or the special case
     /// of it in which every channel has a filter of its own (`channels_in` and `channels_out` both
     /// 1), with a bias, the addition of another tensor and clamping of the result to `low..=high`.
+    /// Narrow types are 0 for float32, 1 for float16 and 2 for bfloat16.
     Conv {
         /// Images.
         batch,
@@ -87,17 +88,26 @@ words! {
         scale,
         /// One summand for each channel of the input; present if `scale` is.
         shift,
+        /// The type that the scaled input is rounded to.
+        round_scaled,
         /// Bits of the minimum of the scaled input.
         least,
         /// The weights: for each group, panels of [`PANEL_ROWS`] output channels (the last one
         /// filled up with zeros), in each the `channels_in × kernel_h × kernel_w` steps, at each
         /// step one weight for each row. Where every channel has a filter of its own: filter after
-        /// filter.
+        /// filter, always of float32.
         weights,
+        /// The type of the weights.
+        weights_type,
         /// One number for each output channel, or 0 for none.
         bias,
+        /// The type that the sums and the bias are rounded to before the addition; the results stay
+        /// float32.
+        round_sum,
         /// A tensor of the output's shape that is added to it, or 0 for none.
         residual,
+        /// The type that the result of the addition is rounded to.
+        round,
         /// Bits of the lower bound of the result; negative infinity for none.
         low,
         /// Bits of the upper bound of the result; infinity for none.
@@ -107,6 +117,7 @@ words! {
     }
 
     /// `batch` matrix products `a · b` of `m × k` by `k × n` elements, with a bias and clamping.
+    /// Narrow types are 0 for float32, 1 for float16 and 2 for bfloat16.
     Gemm {
         /// Products.
         batch,
@@ -134,13 +145,61 @@ words! {
         b_step_stride,
         /// Elements from one column to the next.
         b_column_stride,
+        /// The type of the right operand. Only a packed one may be narrow.
+        b_type,
+        /// The type that the sums are rounded to before the bias is added; the results stay float32.
+        round_sum,
         /// One number for each column, or 0 for none.
         bias,
+        /// The type that the sum with the bias is rounded to.
+        round,
         /// Bits of the lower bound of the result.
         low,
         /// Bits of the upper bound of the result.
         high,
         /// The output, its elements in order: product, row, column.
+        output,
+    }
+
+    /// A matrix product `a · b` of `m × k` by `k × n` elements, with a right operand of whole
+    /// numbers of 2, 4 or 8 bits that is quantized in blocks of steps: an element is
+    /// `(number − zero point) · scale`. Then a bias and clamping. Narrow types are 0 for float32, 1
+    /// for float16 and 2 for bfloat16.
+    BlockGemm {
+        /// Rows.
+        m,
+        /// Columns.
+        n,
+        /// Steps.
+        k,
+        /// The left operand. The steps of a row are consecutive.
+        a,
+        /// Elements from one row to the next.
+        a_row_stride,
+        /// Bits of a number.
+        bits,
+        /// Steps of a block, a multiple of those of a word.
+        block,
+        /// The numbers: panels of [`PANEL_COLUMNS`] columns, the last one filled up to a multiple of
+        /// 16. In each, for every `32 ÷ bits` steps one word for each column, the first step in its
+        /// lowest bits.
+        b,
+        /// The scales: panels of as many columns, in each for every block one for each column.
+        scales,
+        /// The zero points, as bytes in the order of the scales; or 0 if all are the middle of the
+        /// range.
+        zeros,
+        /// The type that the sums are rounded to before the bias is added; the results stay float32.
+        round_sum,
+        /// One number for each column, or 0 for none.
+        bias,
+        /// The type that the sum with the bias is rounded to.
+        round,
+        /// Bits of the lower bound of the result.
+        low,
+        /// Bits of the upper bound of the result.
+        high,
+        /// The output, its elements in order.
         output,
     }
 
@@ -187,6 +246,21 @@ words! {
         inner,
         /// 0: sum. 1: maximum. 2: minimum. 3: mean of squares.
         mode,
+        /// The input.
+        input,
+        /// The output.
+        output,
+    }
+
+    /// The elements of a tensor in another type: 0 for float32, 1 for float16, 2 for bfloat16. One
+    /// of the two types is float32.
+    Convert {
+        /// Elements.
+        count,
+        /// The type of the input.
+        from,
+        /// The type of the output.
+        to,
         /// The input.
         input,
         /// The output.

@@ -11,6 +11,7 @@ use crate::framework::assumptions;
 use crate::framework::deferred;
 use crate::framework::errors::ensure;
 use crate::framework::facts::{InputFact, OutputFact, with_dims};
+use crate::framework::quantized::Quantized;
 
 /// An operator that this crate computes.
 pub(crate) trait Operator: Debug + Send + Sync + 'static {
@@ -23,6 +24,11 @@ pub(crate) trait Operator: Debug + Send + Sync + 'static {
     /// they were known then.
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>>;
 
+    /// How its weights are quantized, if the host can restore them.
+    fn quantized(&self) -> Option<Quantized> {
+        None
+    }
+
     /// Whether it draws random numbers. Then it is computed in runs only, never before them.
     fn draws(&self) -> bool {
         false
@@ -32,6 +38,15 @@ pub(crate) trait Operator: Debug + Send + Sync + 'static {
 /// Whether an operator of this crate draws random numbers.
 pub(crate) fn draws(op: &dyn TypedOp) -> bool {
     op.downcast_ref::<Computed>().is_some_and(|op| op.expansion.op.draws())
+}
+
+/// How the weights of an operator of this crate are quantized, and where each input that ONNX gives
+/// it is among those that are present.
+pub fn quantized(op: &dyn TypedOp) -> Option<(Quantized, Vec<Option<usize>>)> {
+    let expansion = &op.downcast_ref::<Computed>()?.expansion;
+    let mut next = 0..;
+    let place = |present: &bool| if *present { next.next() } else { None };
+    Some((expansion.op.quantized()?, expansion.present.iter().map(place).collect()))
 }
 
 /// An operator in the form that tract's registry expects.

@@ -13,6 +13,7 @@ use crate::framework::element_type::{ElementType, element_values, encode_element
 use crate::framework::errors::{bail, ensure};
 use crate::framework::facts::{InputFact, OutputFact, concrete, optional, required};
 use crate::framework::operator::{Operator, built};
+use crate::framework::quantized::Quantized;
 use crate::framework::registration::{Registration, own};
 use crate::framework::synthetic;
 use crate::framework::upstream::BuildResult;
@@ -206,6 +207,23 @@ impl Operator for Quantize {
             (false, true) => "DequantizeWeights",
             (false, false) => "DequantizeSmall",
         }
+    }
+
+    fn quantized(&self) -> Option<Quantized> {
+        let single = ElementType::Plain(DatumType::F32);
+        let (bits, signed) = match self.x {
+            ElementType::Plain(DatumType::U8) => (8, false),
+            ElementType::Plain(DatumType::I8) => (8, true),
+            ElementType::Small(DType::U4) => (4, false),
+            ElementType::Small(DType::I4) => (4, true),
+            ElementType::Small(DType::U2) => (2, false),
+            ElementType::Small(DType::I2) => (2, true),
+            _ => return None,
+        };
+        let restored = !self.quantize && self.to == single && self.scale == single;
+        let same = self.zero.is_none_or(|zero| zero == self.x);
+        let weights = Quantized::Weights { bits, signed, axis: self.axis, block: self.block };
+        (restored && same).then_some(weights)
     }
 
     fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {

@@ -2,6 +2,7 @@
 //! and bias, and the addition of another tensor and clamping become part of the kernel.
 
 use belljar_abi::kernel::{Conv as Request, Kernel, PANEL_ROWS};
+use belljar_abi::narrow::Narrow;
 use onnx_ops::elementwise::{Max, Min};
 use onnx_ops::framework::assumptions;
 use tract_onnx::tract_core::internal::*;
@@ -11,9 +12,10 @@ use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat, PoolSpec};
 use tract_onnx::tract_core::ops::math::{Add, Mul};
 use tract_onnx::tract_core::ops::nn::DataFormat;
 
+use super::narrow::{Constant, keeps, rounding};
 use super::operator::{Native, NativeOp, address, optional};
 use super::windows::{Windows, fits};
-use super::{filled, floats, only_reader, plain_shape, vector};
+use super::{floats, only_reader, plain_shape, vector};
 
 /// A convolution that the host computes.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub(super) struct NativeConv {
     weights: Filters,
     bias: Option<Arc<Tensor>>,
     before: Option<PackedBefore>,
+    /// The types that the sums are rounded to before and after the addition of a tensor.
+    round: [Option<Narrow>; 2],
     /// The bits of the bounds of the result.
     low: u32,
     high: u32,
@@ -32,9 +36,9 @@ pub(super) struct NativeConv {
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 enum Filters {
     /// As they are in the model, and factors of output channels, which apply one after the other.
-    Model { weights: Arc<Tensor>, factors: Vec<Arc<Tensor>>, layout: Layout },
+    Model { weights: Constant, factors: Vec<Arc<Tensor>>, layout: Layout },
     /// In the layout of the host.
-    Packed(Arc<Tensor>),
+    Packed(Constant),
 }
 
 /// The sizes of filters.
@@ -53,6 +57,7 @@ struct Layout {
 struct PackedBefore {
     scale: Arc<Tensor>,
     shift: Arc<Tensor>,
+    round: Option<Narrow>,
     least: u32,
 }
 
@@ -65,14 +70,20 @@ impl Native for NativeConv {
         if shapes.get(1).is_some_and(|residual| *residual != &*output) {
             return None;
         }
-        let least = self.before.as_ref().map_or(0, |before| before.least);
-        let request = Request { low: self.low, high: self.high, least, ..request };
+        let (least, round_scaled) = match &self.before {
+            Some(before) => (before.least, Narrow::to_word(before.round)),
+            None => (0, 0),
+        };
+        let [round_sum, round] = self.round.map(Narrow::to_word);
+        let bounds = Request { low: self.low, high: self.high, least, ..request };
+        let bounds = Request { round_scaled, ..bounds };
+        let request = Request { round_sum, round, ..bounds };
         Some((Kernel::Conv(request), output))
     }
 
     fn packed(&self) -> Option<NativeConv> {
         let Filters::Model { weights, factors, layout } = &self.weights else { return None };
-        let weights = Filters::Packed(pack(floats(weights)?, factors, *layout)?);
+        let weights = Filters::Packed(pack(weights, factors, *layout)?);
         Some(NativeConv { weights, ..self.clone() })
     }
 
@@ -85,7 +96,8 @@ impl Native for NativeConv {
         if let Kernel::Conv(request) = request {
             *request = Request {
                 input: address(&inputs[0]),
-                weights: address(weights),
+                weights: address(&weights.elements),
+                weights_type: Narrow::to_word(weights.narrow),
                 bias: optional(self.bias.as_ref()),
                 scale,
                 shift,
@@ -101,7 +113,7 @@ impl NativeConv {
     /// The bytes of the filters, if they are not packed.
     pub(super) fn unpacked(&self) -> usize {
         match &self.weights {
-            Filters::Model { weights, .. } => weights.as_bytes().len(),
+            Filters::Model { weights, .. } => weights.elements.as_bytes().len(),
             Filters::Packed(_) => 0,
         }
     }
@@ -161,12 +173,13 @@ struct Found {
     /// The request for the example, for the layout of the weights.
     request: Request,
     /// The filters, by output channel.
-    weights: Arc<Tensor>,
+    weights: Constant,
     /// Factors of the output channels, which apply to the filters one after the other.
     factors: Vec<Arc<Tensor>>,
     bias: Vec<f32>,
     before: Option<Before>,
     output: TVec<TDim>,
+    round: [Option<Narrow>; 2],
     low: f32,
     high: f32,
     clamped: bool,
@@ -178,7 +191,7 @@ impl Found {
         let facts = model.node_input_facts(node.id)?;
         let output = plain_shape(&node.outputs[0].fact);
         let (Some(input), Some(output)) = (plain_shape(facts[0]), output) else { return Ok(None) };
-        let weights = facts[1].konst.clone().filter(|weights| floats(weights).is_some());
+        let weights = Constant::at(model, node.inputs[1])?;
         let bias = facts[2].konst.as_ref().and_then(|bias| floats(bias));
         let (Some(weights), Some(bias)) = (weights, bias) else { return Ok(None) };
         if q_params.is_some() || *kernel_fmt != KernelFormat::OIHW || *group == 0 {
@@ -190,7 +203,7 @@ impl Found {
         };
         let (channels_in, channels_out) = (pool_spec.input_channels, pool_spec.output_channels);
         let taps = (request.kernel_h * request.kernel_w) as usize;
-        if weights.len() != channels_out * (channels_in / group) * taps {
+        if weights.elements.len() != channels_out * (channels_in / group) * taps {
             return Ok(None);
         }
         let bias = match bias {
@@ -208,6 +221,7 @@ impl Found {
             bias,
             before: None,
             output,
+            round: [None; 2],
             low: f32::NEG_INFINITY,
             high: f32::INFINITY,
             clamped: false,
@@ -222,6 +236,18 @@ impl Found {
         reader: &TypedNode,
         residual: &mut Option<OutletId>,
     ) -> TractResult<bool> {
+        if let Some(narrow) = rounding(reader) {
+            let round = &mut self.round[usize::from(residual.is_some())];
+            // The kernel rounds before it applies the bounds. Once more changes nothing.
+            if self.clamped {
+                return Ok(*round == Some(narrow) && keeps(narrow, [self.low, self.high]));
+            }
+            let free = round.is_none();
+            if free {
+                *round = Some(narrow);
+            }
+            return Ok(free);
+        }
         let Some(TypedBinOp(op, None)) = reader.op_as::<TypedBinOp>() else { return Ok(false) };
         if self.clamped && !op.is::<Max>() && !op.is::<Min>() {
             return Ok(false);
@@ -248,8 +274,9 @@ impl Found {
         let channels = self.spec.output_channels;
         let each = by_channel(operand, self.output.len(), channels, self.channel_axis);
         let Some(each) = each else { return Ok(false) };
-        // A scale or shift after the addition cannot be folded into the weights.
-        let folded = residual.is_none() || op.is::<Max>() || op.is::<Min>();
+        // A scale or shift after an addition or a rounding cannot be folded into the weights.
+        let rounded = self.round.iter().any(Option::is_some);
+        let folded = residual.is_none() && !rounded || op.is::<Max>() || op.is::<Min>();
         if !folded {
             return Ok(false);
         }
@@ -277,10 +304,12 @@ impl Found {
 
     /// The operator for inputs of these shapes.
     fn finish(self, inputs: &[&[TDim]]) -> Option<NativeOp<NativeConv>> {
-        let Found { spec, groups, request, weights, factors, bias, before, output, .. } = self;
+        let Found { spec, groups, request, weights, factors, bias, before, output, round, .. } =
+            self;
         let before = before.map(|before| PackedBefore {
             scale: vector(&before.scale),
             shift: vector(&before.shift),
+            round: before.round,
             least: before.least.to_bits(),
         });
         let layout = Layout {
@@ -291,15 +320,17 @@ impl Found {
         let bias = bias.iter().any(|bias| *bias != 0.0).then(|| vector(&bias));
         let (low, high) = (self.low.to_bits(), self.high.to_bits());
         let weights = Filters::Model { weights, factors, layout };
-        let native = NativeConv { spec, groups, weights, bias, before, low, high };
+        let native = NativeConv { spec, groups, weights, bias, before, round, low, high };
         NativeOp::new(native, inputs, &output)
     }
 }
 
-/// An operation on the channels of the input: `max(x · scale + shift, least)`.
+/// An operation on the channels of the input: `max(x · scale + shift, least)`, with the sum rounded
+/// to a narrow type if there is one.
 struct Before {
     scale: Vec<f32>,
     shift: Vec<f32>,
+    round: Option<Narrow>,
     least: f32,
 }
 
@@ -314,14 +345,25 @@ fn before(
     let shape = model.outlet_fact(input)?;
     let Some(shape) = plain_shape(shape) else { return Ok((input, None)) };
     let channels = found.spec.input_channels;
-    let mut before =
-        Before { scale: vec![1.0; channels], shift: vec![0.0; channels], least: f32::NEG_INFINITY };
+    let mut before = Before {
+        scale: vec![1.0; channels],
+        shift: vec![0.0; channels],
+        round: None,
+        least: f32::NEG_INFINITY,
+    };
     let (mut at, mut steps) = (input, 0);
     loop {
         let node = model.node(at.node);
         // Its only reader must be the convolution or a node that is folded already.
         if only_reader(model, node).is_none() {
             break;
+        }
+        if let (Some(narrow), 1, None, [from]) =
+            (rounding(node), steps, before.round, &*node.inputs)
+        {
+            before.round = Some(narrow);
+            at = *from;
+            continue;
         }
         let Some(TypedBinOp(op, None)) = node.op_as::<TypedBinOp>() else { break };
         let [a, b] = *node.inputs else { break };
@@ -406,27 +448,25 @@ fn geometry(windows: &Windows) -> Request {
     }
 }
 
-/// Multiplies the filters by the factors and packs them in panels of eight output channels.
-fn pack(weights: &[f32], factors: &[Arc<Tensor>], layout: Layout) -> Option<Arc<Tensor>> {
+/// Multiplies the filters by the factors and packs them in panels of eight output channels. Filters
+/// of single channels stay float32.
+fn pack(weights: &Constant, factors: &[Arc<Tensor>], layout: Layout) -> Option<Constant> {
     let Layout { channels, steps, panels } = layout;
     let factors: Vec<&[f32]> = factors.iter().map(|each| floats(each)).collect::<Option<_>>()?;
-    let rows = if panels { PANEL_ROWS } else { 1 };
-    let groups = weights.len() / (channels * steps);
-    filled(groups * channels.div_ceil(rows) * rows * steps, |packed| {
-        let mut places = packed.chunks_exact_mut(rows * steps);
-        for (group, filters) in weights.chunks_exact(channels * steps).enumerate() {
-            for (at, panel) in filters.chunks(rows * steps).enumerate() {
-                let place = places.next()?;
-                for (row, filter) in panel.chunks_exact(steps).enumerate() {
-                    let channel = group * channels + at * rows + row;
-                    let targets = place[row..].iter_mut().step_by(rows);
-                    for (target, weight) in targets.zip(filter) {
-                        let scaled = |weight: f32, each: &&[f32]| weight * each[channel];
-                        *target = factors.iter().fold(*weight, scaled);
-                    }
-                }
-            }
-        }
-        Some(())
-    })
+    let scaled = |at: usize, weight: f32| {
+        factors.iter().fold(weight, |weight, each| weight * each[at / steps])
+    };
+    if !panels {
+        return weights.map(scaled);
+    }
+    let changed = if factors.is_empty() { None } else { Some(weights.map(scaled)?) };
+    let weights = changed.as_ref().unwrap_or(weights);
+    let groups = weights.elements.len() / (channels * steps);
+    let each = channels.next_multiple_of(PANEL_ROWS) * steps;
+    let filters = (0..groups * channels).flat_map(|channel| {
+        let (group, row) = (channel / channels, channel % channels);
+        let panel = group * each + row / PANEL_ROWS * PANEL_ROWS * steps + row % PANEL_ROWS;
+        (0..steps).map(move |step| (panel + step * PANEL_ROWS, channel * steps + step))
+    });
+    weights.arranged(groups * each, filters)
 }

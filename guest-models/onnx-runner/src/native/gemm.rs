@@ -1,7 +1,8 @@
 //! Products of two tensors that become matrix products when their dimensions are merged, with a
 //! fused bias and lower bound.
 
-use belljar_abi::kernel::{Gemm as Request, Kernel, PANEL_COLUMNS};
+use belljar_abi::kernel::{BlockGemm as BlockRequest, Gemm as Request, Kernel, PANEL_COLUMNS};
+use belljar_abi::narrow::Narrow;
 use onnx_ops::elementwise::Max;
 use onnx_ops::framework::assumptions;
 use tract_onnx::tract_core::internal::*;
@@ -10,12 +11,14 @@ use tract_onnx::tract_core::ops::binary::TypedBinOp;
 use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_core::ops::math::Add;
 
+use super::block::BlockWeights;
+use super::narrow::{Constant, rounding};
 use super::operator::{Native, NativeOp, address, optional};
 use super::permute::{NativePermute, strides_of};
-use super::{elements, filled, floats, only_reader, plain_shape, vector};
+use super::{elements, floats, only_reader, plain_shape, vector};
 
 /// Width of the narrowest panel of packed columns.
-const GRAIN: usize = 16;
+pub(super) const GRAIN: usize = 16;
 
 /// A product that the host computes.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub(super) struct NativeGemm {
     left: usize,
     /// The right operand, if it is a constant; then there is one input.
     right: Option<Right>,
+    /// The types that the sums are rounded to before and after the bias is added.
+    round: [Option<Narrow>; 2],
     bias: Option<Arc<Tensor>>,
     /// The bits of the lower bound.
     low: u32,
@@ -34,7 +39,7 @@ pub(super) struct NativeGemm {
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 struct Right {
     /// As it is in the model, or in panels of columns.
-    elements: Arc<Tensor>,
+    elements: Elements,
     /// Whether it is in panels.
     packed: bool,
     /// Its shape before it was packed.
@@ -44,6 +49,12 @@ struct Right {
     /// The strides of a column and a step before it was packed.
     column_stride: u32,
     step_stride: u32,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+enum Elements {
+    Numbers(Constant),
+    Blocks(BlockWeights),
 }
 
 impl Native for NativeGemm {
@@ -72,7 +83,14 @@ impl Native for NativeGemm {
             return None;
         }
         request.low = self.low;
-        Some((Kernel::Gemm(request), output))
+        [request.round_sum, request.round] = self.round.map(Narrow::to_word);
+        let kernel = match &self.right {
+            Some(Right { elements: Elements::Blocks(blocks), .. }) => {
+                Kernel::BlockGemm(blocks.request(&request)?)
+            }
+            _ => Kernel::Gemm(request),
+        };
+        Some((kernel, output))
     }
 
     fn packed(&self) -> Option<NativeGemm> {
@@ -82,22 +100,110 @@ impl Native for NativeGemm {
     }
 
     fn place(&self, request: &mut Kernel, inputs: &[TValue], output: u32) {
-        if let Kernel::Gemm(request) = request {
-            let (a, b) = match &self.right {
-                Some(right) => (address(&inputs[0]), address(&right.elements)),
-                None => (address(&inputs[self.left]), address(&inputs[1 - self.left])),
-            };
-            let bias = optional(self.bias.as_ref());
-            *request = Request { a, b, bias, output, ..*request };
+        let bias = optional(self.bias.as_ref());
+        match (request, self.right.as_ref().map(|right| &right.elements)) {
+            (Kernel::Gemm(request), Some(Elements::Numbers(right))) => {
+                let (a, b) = (address(&inputs[0]), address(&right.elements));
+                let b_type = Narrow::to_word(right.narrow);
+                *request = Request { a, b, b_type, bias, output, ..*request };
+            }
+            (Kernel::Gemm(request), None) => {
+                let (a, b) = (address(&inputs[self.left]), address(&inputs[1 - self.left]));
+                *request = Request { a, b, bias, output, ..*request };
+            }
+            (Kernel::BlockGemm(request), Some(Elements::Blocks(blocks))) => {
+                let a = address(&inputs[0]);
+                *request = BlockRequest { a, bias, output, ..blocks.place(request) };
+            }
+            _ => {}
         }
     }
 }
 
 impl NativeGemm {
+    /// The product of an input's last dimension with weights in blocks.
+    pub(super) fn of_blocks(
+        blocks: BlockWeights,
+        rank: usize,
+        bias: Option<Arc<Tensor>>,
+    ) -> NativeGemm {
+        let (columns, steps) = blocks.sizes();
+        let mut axes = vec![[None, Some(1), Some(rank - 1)], [Some(rank - 1), Some(0), None]];
+        axes.extend((0..rank - 1).rev().map(|at| [Some(at), None, Some(at)]));
+        let right = Right {
+            elements: Elements::Blocks(blocks),
+            packed: false,
+            shape: tvec![steps, columns],
+            columns: columns as u32,
+            steps: steps as u32,
+            column_stride: 1,
+            step_stride: columns as u32,
+        };
+        NativeGemm {
+            axes: ProductAxes { axes, rank },
+            left: 0,
+            right: Some(right),
+            round: [None; 2],
+            bias,
+            low: f32::NEG_INFINITY.to_bits(),
+        }
+    }
+
+    /// Replaces a node by this product, with the nodes after it that the kernel computes too.
+    pub(super) fn fused(
+        mut self,
+        model: &TypedModel,
+        node: &TypedNode,
+        inputs: &[OutletId],
+        shapes: &[&[TDim]],
+        output: TVec<TDim>,
+        columns: usize,
+    ) -> TractResult<Option<TypedModelPatch>> {
+        let mut last = node;
+        if self.bias.is_none() {
+            if let Some(reader) = only_reader(model, last)
+                && let Some(narrow) = rounding(reader)
+            {
+                self.round[0] = Some(narrow);
+                last = reader;
+            }
+            if let Some(reader) = only_reader(model, last)
+                && let Some(bias) = operand::<Add>(model, last, reader, &output)?
+                && let Some(bias) = by_column(&bias, &output, columns)
+            {
+                self.bias = Some(vector(&bias));
+                last = reader;
+            }
+        }
+        if self.bias.is_some()
+            && let Some(reader) = only_reader(model, last)
+            && let Some(narrow) = rounding(reader)
+        {
+            self.round[1] = Some(narrow);
+            last = reader;
+        }
+        if let Some(reader) = only_reader(model, last)
+            && let Some(bound) = operand::<Max>(model, last, reader, &output)?
+            && let Some([low]) = floats(&bound)
+        {
+            self.low = low.to_bits();
+            last = reader;
+        }
+        let Some(op) = NativeOp::new(self, shapes, &output) else { return Ok(None) };
+        let mut patch = TypedModelPatch::default();
+        let taps = patch.taps(model, inputs)?;
+        let wire = patch.wire_node(&last.name, op, &taps)?;
+        patch.shunt_outside(model, last.id.into(), wire[0])?;
+        Ok(Some(patch))
+    }
+
     /// The bytes of the constant operand, if it is not packed.
     pub(super) fn unpacked(&self) -> usize {
         let right = self.right.as_ref().filter(|right| !right.packed);
-        right.map_or(0, |right| right.elements.as_bytes().len())
+        right.map_or(0, |right| match &right.elements {
+            Elements::Numbers(right) => right.elements.as_bytes().len(),
+            Elements::Blocks(blocks) => blocks.bytes(),
+        })
     }
 }
 
@@ -331,14 +437,21 @@ fn replace(
 ) -> TractResult<Option<TypedModelPatch>> {
     let Product { axes, request, left, output, order } = product;
     let low = f32::NEG_INFINITY.to_bits();
-    let mut native = NativeGemm { axes, left, right: None, bias: None, low };
+    let round = [None; 2];
+    let mut native = NativeGemm { axes, left, right: None, round, bias: None, low };
     let mut inputs = node.inputs.clone();
     let mut read: Vec<&[TDim]> = vec![&shapes[0], &shapes[1]];
-    let konst = model.outlet_fact(node.inputs[1 - left])?.konst.clone();
-    if let Some(konst) = konst.filter(|konst| request.batch == 1 && floats(konst).is_some()) {
+    let right = node.inputs[1 - left];
+    let konst = match Constant::at(model, right)? {
+        Some(konst) => Some(Elements::Numbers(konst)),
+        None => BlockWeights::restored(model, right, &request)?.map(Elements::Blocks),
+    };
+    let shape: Option<TVec<usize>> =
+        shapes[1 - left].iter().map(|dim| dim.to_usize().ok()).collect();
+    if let (Some(elements), Some(shape), 1) = (konst, shape, request.batch) {
         native.right = Some(Right {
-            shape: konst.shape().into(),
-            elements: konst,
+            shape,
+            elements,
             packed: false,
             columns: request.n,
             steps: request.k,
@@ -348,39 +461,19 @@ fn replace(
         inputs = vec![node.inputs[left]];
         read = vec![&shapes[left]];
     }
+    let Some(order) = order else {
+        return native.fused(model, node, &inputs, &read, output, request.n as usize);
+    };
+    // Two kernels are faster than the tiles of a product whose rows are not contiguous.
+    let permute = NativePermute { order };
+    let to = node.outputs[0].fact.shape.to_tvec();
+    let Some(product) = NativeOp::new(native, &read, &output) else { return Ok(None) };
+    let Some(permute) = NativeOp::new(permute, &[&output], &to) else { return Ok(None) };
     let mut patch = TypedModelPatch::default();
-    if let Some(order) = order {
-        // Two kernels are faster than the tiles of a product whose rows are not contiguous.
-        let permute = NativePermute { order };
-        let to = node.outputs[0].fact.shape.to_tvec();
-        let Some(product) = NativeOp::new(native, &read, &output) else { return Ok(None) };
-        let Some(permute) = NativeOp::new(permute, &[&output], &to) else { return Ok(None) };
-        let taps = patch.taps(model, &inputs)?;
-        let name = format!("{}.product", node.name);
-        let product = patch.wire_node(name, product, &taps)?;
-        let wire = patch.wire_node(&node.name, permute, &product)?;
-        patch.shunt_outside(model, node.id.into(), wire[0])?;
-        return Ok(Some(patch));
-    }
-    let mut last = node;
-    if let Some(reader) = only_reader(model, last)
-        && let Some(bias) = operand::<Add>(model, last, reader, &output)?
-        && let Some(bias) = by_column(&bias, &output, request.n as usize)
-    {
-        native.bias = Some(vector(&bias));
-        last = reader;
-    }
-    if let Some(reader) = only_reader(model, last)
-        && let Some(bound) = operand::<Max>(model, last, reader, &output)?
-        && let Some([low]) = floats(&bound)
-    {
-        native.low = low.to_bits();
-        last = reader;
-    }
-    let Some(op) = NativeOp::new(native, &read, &output) else { return Ok(None) };
     let taps = patch.taps(model, &inputs)?;
-    let wire = patch.wire_node(&last.name, op, &taps)?;
-    patch.shunt_outside(model, last.id.into(), wire[0])?;
+    let product = patch.wire_node(format!("{}.product", node.name), product, &taps)?;
+    let wire = patch.wire_node(&node.name, permute, &product)?;
+    patch.shunt_outside(model, node.id.into(), wire[0])?;
     Ok(Some(patch))
 }
 
@@ -419,23 +512,21 @@ fn by_column(bias: &Tensor, output: &[TDim], columns: usize) -> Option<Vec<f32>>
 }
 
 /// Packs a right operand in panels of columns.
-fn pack(right: &Right) -> Option<Arc<Tensor>> {
+fn pack(right: &Right) -> Option<Elements> {
+    let numbers = match &right.elements {
+        Elements::Numbers(numbers) => numbers,
+        Elements::Blocks(blocks) => return Some(Elements::Blocks(blocks.packed()?)),
+    };
     let (n, k) = (right.columns as usize, right.steps as usize);
     let (step, column) = (right.step_stride as usize, right.column_stride as usize);
-    let elements = floats(&right.elements)?;
-    filled(n.next_multiple_of(GRAIN) * k, |packed| {
-        let mut rest = packed;
-        for first in (0..n).step_by(PANEL_COLUMNS) {
-            let valid = PANEL_COLUMNS.min(n - first);
-            let width = valid.next_multiple_of(GRAIN);
-            let (panel, later) = rest.split_at_mut_checked(width * k)?;
-            rest = later;
-            for (at, lanes) in panel.chunks_exact_mut(width).enumerate() {
-                for (lane, place) in lanes.iter_mut().take(valid).enumerate() {
-                    *place = elements[at * step + (first + lane) * column];
-                }
-            }
-        }
-        Some(())
-    })
+    let panels = (0..n).step_by(PANEL_COLUMNS).flat_map(|first| {
+        let valid = PANEL_COLUMNS.min(n - first);
+        let width = valid.next_multiple_of(GRAIN);
+        (0..k).flat_map(move |at| {
+            let (to, from) = (first * k + at * width, at * step + first * column);
+            (0..valid).map(move |lane| (to + lane, from + lane * column))
+        })
+    });
+    let packed = numbers.arranged(n.next_multiple_of(GRAIN) * k, panels)?;
+    Some(Elements::Numbers(packed))
 }

@@ -5,9 +5,11 @@
 //! replace its operators in the typed model. An operator that no pass replaces is computed by
 //! tract.
 
+mod block;
 mod conv;
 mod deconv;
 mod gemm;
+mod narrow;
 mod operator;
 mod permute;
 mod pointwise;
@@ -63,10 +65,12 @@ fn replace_others(model: &mut TypedModel) -> TractResult<()> {
         model,
         vec![
             gemm::rewrite,
+            block::rewrite,
             pool::replace,
             reduce::replace,
             reduce::replace_softmax,
             permute::replace,
+            narrow::replace,
         ],
     )?;
     rewrite_each_node(model, vec![pointwise::replace])
@@ -96,9 +100,14 @@ pub(crate) fn pack(model: &mut TypedModel) {
 /// The shape of a plain `f32` tensor, if its sizes are known, apart from symbols of the inputs, and
 /// it has elements and fits 32 bits.
 fn plain_shape(fact: &TypedFact) -> Option<TVec<TDim>> {
+    plain_shape_of(fact, f32::datum_type())
+}
+
+/// As [`plain_shape`], of a tensor of this element type.
+fn plain_shape_of(fact: &TypedFact, dtype: DatumType) -> Option<TVec<TDim>> {
     let mut sizes = fact.shape.iter().map(assumptions::size);
     let len = sizes.try_fold(1usize, |len, size| len.checked_mul(size?));
-    let usable = fact.datum_type == f32::datum_type()
+    let usable = fact.datum_type == dtype
         && !fact.is_exotic()
         && len.is_some_and(|len| len > 0 && len < 1 << 30);
     usable.then(|| fact.shape.to_tvec())

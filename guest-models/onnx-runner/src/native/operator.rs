@@ -31,6 +31,11 @@ pub(super) trait Native:
     /// `None` if the host does not compute it for these sizes.
     fn sized(&self, shapes: &[&[usize]]) -> Option<(Kernel, TVec<usize>)>;
 
+    /// The element type of the output.
+    fn output_type(&self) -> DatumType {
+        f32::datum_type()
+    }
+
     /// The operator with its constants in the layout of the host, if they are not yet. Until the
     /// plan is complete, a packed copy would be in memory together with the constant.
     fn packed(&self) -> Option<Self> {
@@ -107,7 +112,7 @@ impl<N: Native> EvalOp for NativeOp<N> {
             self.native.sized(&shapes).ok_or_else(|| Unplanned::error(N::NAME))?
         };
         // SAFETY: the host writes every element of an output, or traps.
-        let mut output = unsafe { Tensor::uninitialized_dt(f32::datum_type(), &shape)? };
+        let mut output = unsafe { Tensor::uninitialized_dt(self.native.output_type(), &shape)? };
         let address = output.as_bytes_mut().as_mut_ptr() as u32;
         // Only an operator that is computed while the model is optimised is not packed.
         let packed = self.native.packed();
@@ -125,7 +130,7 @@ impl<N: Native> EvalOp for NativeOp<N> {
 
 impl<N: Native> TypedOp for NativeOp<N> {
     fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        Ok(tvec!(f32::fact(self.output.clone())))
+        Ok(tvec!(self.native.output_type().fact(self.output.clone())))
     }
 
     fn cost(&self, inputs: &[&TypedFact]) -> TractResult<TVec<(Cost, TDim)>> {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::{Memory, infinite, random};
 
 /// Filters in the host's packed layout.
-fn packed(c: &Conv, weights: &[f32]) -> Vec<f32> {
+pub(super) fn packed(c: &Conv, weights: &[f32]) -> Vec<f32> {
     let steps = (c.channels_in * c.kernel_h * c.kernel_w) as usize;
     if c.channels_in == 1 && c.channels_out == 1 {
         return weights.to_vec();
@@ -74,7 +74,7 @@ fn itertools(c: &Conv) -> impl Iterator<Item = (u32, u32, u32, u32)> {
 }
 
 prop_compose! {
-    fn convolutions()(
+    pub(super) fn convolutions()(
         batch in 1..3u32, groups in 1..4u32, channels_in in 1..6u32, channels_out in 1..20u32,
         kernel in (1..5u32, 1..5u32), stride in (1..4u32, 1..4u32), dilation in (1..3u32, 1..3u32),
         pad in (0..3u32, 0..3u32, 0..3u32, 0..3u32), size in (1..16u32, 1..40u32),

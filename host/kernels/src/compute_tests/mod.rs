@@ -1,7 +1,9 @@
 //! Tests every kernel, on every instruction set of this machine, against an `f64` reference, and
 //! with invalid requests.
 
+mod blocks;
 mod convolutions;
+mod narrow;
 mod pointwise;
 mod products;
 mod refusals;

@@ -5,6 +5,21 @@ use proptest::prelude::*;
 
 use super::{Memory, infinite, random};
 
+/// A right operand with these strides of steps and columns in the host's packed layout.
+pub(super) fn panels([n, k]: [u32; 2], b: &[f32], [step, column]: [u32; 2]) -> Vec<f32> {
+    let mut panels = Vec::new();
+    for first in (0..n).step_by(PANEL_COLUMNS) {
+        let width = (n - first).min(PANEL_COLUMNS as u32).next_multiple_of(16);
+        for at in 0..k {
+            panels.extend((first..first + width).map(|lane| match lane < n {
+                true => b[(at * step + lane * column) as usize],
+                false => 0.0,
+            }));
+        }
+    }
+    panels
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
@@ -23,7 +38,7 @@ proptest! {
             batch, m, n, k, a: memory.place(&a), a_batch_stride: m * k, a_row_stride, a_step_stride,
             b: memory.place(&b), b_batch_stride: k * n, b_step_stride, b_column_stride,
             bias: if biased { memory.place(&bias) } else { 0 }, low, high,
-            output: memory.place(&vec![0.0; (batch * m * n) as usize]),
+            output: memory.place(&vec![0.0; (batch * m * n) as usize]), ..Gemm::default()
         };
         let mut expected = Vec::new();
         for (p, row, column) in (0..batch).flat_map(|p| (0..m).flat_map(move |r| (0..n).map(move |c| (p, r, c)))) {
@@ -38,17 +53,7 @@ proptest! {
         memory.check(&Kernel::Gemm(request), request.output, &expected, 1e-5);
 
         if batch == 1 {
-            let mut panels = Vec::new();
-            for first in (0..n).step_by(PANEL_COLUMNS) {
-                let width = (n - first).min(PANEL_COLUMNS as u32).next_multiple_of(16);
-                for step in 0..k {
-                    panels.extend((first..first + width).map(|column| match column < n {
-                        true => b[(step * b_step_stride + column * b_column_stride) as usize],
-                        false => 0.0,
-                    }));
-                }
-            }
-            request.b = memory.place(&panels);
+            request.b = memory.place(&panels([n, k], &b, [b_step_stride, b_column_stride]));
             (request.b_step_stride, request.b_batch_stride) = (0, 0);
             memory.check(&Kernel::Gemm(request), request.output, &expected, 1e-5);
         }

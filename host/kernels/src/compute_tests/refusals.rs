@@ -14,7 +14,7 @@ proptest! {
     /// No request panics or writes outside of memory.
     #[test]
     fn invalid_requests_neither_panic_nor_write_outside_memory(
-        kind in 1..8u32,
+        kind in 1..16u32,
         words in prop::collection::vec(prop_oneof![0..5u32, 0..70u32, 0..4096u32, any::<u32>(), Just(4096u32)], 0..80),
     ) {
         let mut memory = Memory::new(4096);
@@ -215,6 +215,20 @@ fn a_deadline_ends_every_kernel() {
         output: 8192,
         ..Conv::default()
     }));
+    asked.push(Kernel::BlockGemm(BlockGemm {
+        m: 8,
+        n: 8,
+        k: 8,
+        a: 4096,
+        a_row_stride: 8,
+        bits: 4,
+        block: 16,
+        b: 4096,
+        scales: 4096,
+        output: 12288,
+        ..BlockGemm::default()
+    }));
+    asked.push(Kernel::Convert(Convert { count: 8, from: 1, to: 0, input: 4096, output: 8192 }));
     for kernel in Kernel::defaults() {
         let number = kernel.number();
         assert!(asked.iter().any(|asked| asked.number() == number), "no request like {kernel:?}");

@@ -2,7 +2,7 @@
 
 use belljar_abi::kernel::{PANEL_COLUMNS, PANEL_ROWS};
 
-use super::super::vector::Vector;
+use super::super::vector::{Element, Vector};
 use super::{GRAIN, Tile};
 
 /// Computes a tile.
@@ -10,11 +10,11 @@ use super::{GRAIN, Tile};
 /// # Safety
 /// As [`Vector`]. `a` has eight elements for each step, `b` has `width`.
 #[inline(always)]
-pub(super) unsafe fn tile_of<V: Vector>(
+pub(super) unsafe fn tile_of<V: Vector, E: Element>(
     rows: usize,
     depth: usize,
     a: &[f32],
-    b: &[f32],
+    b: &[E::Stored],
     width: usize,
     tile: &mut Tile,
 ) {
@@ -25,14 +25,14 @@ pub(super) unsafe fn tile_of<V: Vector>(
     // multiple of every vector's length.
     unsafe {
         match (V::LANES, rows) {
-            (16, 1) => columns::<V, 1, 3>(1, depth, a, b, width, tile),
-            (16, 2..=4) => columns::<V, 4, 3>(1, depth, a, b, width, tile),
-            (16, _) => columns::<V, 8, 3>(1, depth, a, b, width, tile),
-            (_, 1) => columns::<V, 1, 3>(1, depth, a, b, width, tile),
-            (_, 2..=4) => columns::<V, 4, 3>(1, depth, a, b, width, tile),
-            (8, _) => columns::<V, 4, 3>(2, depth, a, b, width, tile),
+            (16, 1) => columns::<V, E, 1, 3>(1, depth, a, b, width, tile),
+            (16, 2..=4) => columns::<V, E, 4, 3>(1, depth, a, b, width, tile),
+            (16, _) => columns::<V, E, 8, 3>(1, depth, a, b, width, tile),
+            (_, 1) => columns::<V, E, 1, 3>(1, depth, a, b, width, tile),
+            (_, 2..=4) => columns::<V, E, 4, 3>(1, depth, a, b, width, tile),
+            (8, _) => columns::<V, E, 4, 3>(2, depth, a, b, width, tile),
             // 24 of 32 registers hold sums.
-            _ => columns::<V, 8, 3>(1, depth, a, b, width, tile),
+            _ => columns::<V, E, 8, 3>(1, depth, a, b, width, tile),
         }
     }
 }
@@ -42,11 +42,11 @@ pub(super) unsafe fn tile_of<V: Vector>(
 /// # Safety
 /// As [`tile_of`]; `groups × R` rows are at most eight.
 #[inline(always)]
-unsafe fn columns<V: Vector, const R: usize, const C: usize>(
+unsafe fn columns<V: Vector, E: Element, const R: usize, const C: usize>(
     groups: usize,
     depth: usize,
     a: *const f32,
-    b: *const f32,
+    b: *const E::Stored,
     width: usize,
     tile: *mut f32,
 ) {
@@ -56,15 +56,15 @@ unsafe fn columns<V: Vector, const R: usize, const C: usize>(
             let (a, tile) = (a.add(group * R), tile.add(group * R * PANEL_COLUMNS));
             let mut column = 0;
             while column + C * V::LANES <= width {
-                piece::<V, R, C>(depth, a, b.add(column), width, tile.add(column));
+                piece::<V, E, R, C>(depth, a, b.add(column), width, tile.add(column));
                 column += C * V::LANES;
             }
             while column + 2 * V::LANES <= width {
-                piece::<V, R, 2>(depth, a, b.add(column), width, tile.add(column));
+                piece::<V, E, R, 2>(depth, a, b.add(column), width, tile.add(column));
                 column += 2 * V::LANES;
             }
             while column < width {
-                piece::<V, R, 1>(depth, a, b.add(column), width, tile.add(column));
+                piece::<V, E, R, 1>(depth, a, b.add(column), width, tile.add(column));
                 column += V::LANES;
             }
         }
@@ -76,10 +76,10 @@ unsafe fn columns<V: Vector, const R: usize, const C: usize>(
 /// # Safety
 /// As [`tile_of`].
 #[inline(always)]
-unsafe fn piece<V: Vector, const R: usize, const C: usize>(
+unsafe fn piece<V: Vector, E: Element, const R: usize, const C: usize>(
     depth: usize,
     mut a: *const f32,
-    mut b: *const f32,
+    mut b: *const E::Stored,
     width: usize,
     tile: *mut f32,
 ) {
@@ -90,7 +90,7 @@ unsafe fn piece<V: Vector, const R: usize, const C: usize>(
         for _ in 0..depth {
             let mut right = [V::splat(0.0); C];
             for (at, right) in right.iter_mut().enumerate() {
-                *right = V::load(b.add(at * V::LANES));
+                *right = E::load(b.add(at * V::LANES));
             }
             for (row, sums) in sums.iter_mut().enumerate() {
                 let factor = V::splat(*a.add(row));

@@ -4,17 +4,24 @@
 //! The blocking follows Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication"
 //! (2008). Every element is a chain of fused multiply-adds in the order of the steps, split at the
 //! same steps on every instruction set, so all sets with fused multiply-adds produce the same bits.
+//!
+//! Packed operands may be narrow floats. They are widened a block at a time, so that each is widened
+//! once for many rows or columns, or in registers where that is faster.
 
+mod blocks;
 mod microkernel;
 
 use belljar_abi::kernel::{PANEL_COLUMNS, PANEL_ROWS};
+use belljar_abi::narrow::Narrow;
 
 use super::Watch;
 use super::copy::{copy, copy_scalars_apart};
 use super::image::Patches;
+use super::regions::Stored;
 use super::scratch::Scratch;
-use super::vector::Vector;
+use super::vector::{Bf16, F16, Single, Vector, rounded, widen};
 
+pub(super) use blocks::Blocks;
 use microkernel::tile_of;
 
 /// Maximum number of steps of a block: eight rows of this length fit into the first level cache
@@ -25,14 +32,23 @@ const BLOCK_STEPS: usize = 384;
 /// level cache.
 const BLOCK_ELEMENTS: usize = 80 << 10;
 
+/// The same for right operands that are read once, which bounds the time between two looks at the
+/// deadline.
+const READ_ONCE_ELEMENTS: usize = 4 << 20;
+
 /// Width of the narrowest panel; the width of every panel is a multiple of it.
 const GRAIN: usize = 16;
+
+/// Maximum number of rows of a product whose narrow right operand is widened in registers, unless a
+/// vector has sixteen elements: then a tile has so many sums for each operand that is widened that
+/// this always takes less time than memory does.
+const FEW_ROWS: usize = 4;
 
 /// The left operand.
 #[derive(Clone, Copy)]
 pub(super) enum Left<'a> {
     /// Panels of eight rows.
-    Packed(&'a [f32]),
+    Packed(Stored<'a>),
     /// Elements with strides.
     Strided { elements: &'a [f32], row: usize, step: usize },
 }
@@ -41,7 +57,9 @@ pub(super) enum Left<'a> {
 #[derive(Clone, Copy)]
 pub(super) enum Right<'a> {
     /// Panels of 48 columns.
-    Packed(&'a [f32]),
+    Packed(Stored<'a>),
+    /// Panels of 48 columns of whole numbers.
+    Blocks(Blocks<'a>),
     /// Elements with strides.
     Strided { elements: &'a [f32], step: usize, column: usize },
     /// The patches of an image that a filter covers.
@@ -53,10 +71,14 @@ pub(super) enum Right<'a> {
 pub(super) struct Finish<'a> {
     /// Added to every element of a row.
     pub(super) row_bias: Option<&'a [f32]>,
+    /// Then the type that the sum is rounded to.
+    pub(super) round_sum: Option<Narrow>,
     /// Added to every element of a column.
     pub(super) column_bias: Option<&'a [f32]>,
     /// Added element by element; as long as the output.
     pub(super) residual: Option<&'a [f32]>,
+    /// Then the type that the sum is rounded to.
+    pub(super) round: Option<Narrow>,
     pub(super) low: f32,
     pub(super) high: f32,
 }
@@ -120,12 +142,25 @@ impl Product<'_> {
         if m == 0 || n == 0 {
             return true;
         }
-        let blocks = k.div_ceil(BLOCK_STEPS).max(1);
-        let steps = k.div_ceil(blocks).max(1);
-        let columns = (BLOCK_ELEMENTS / (steps * PANEL_COLUMNS)).max(1) * PANEL_COLUMNS;
+        let count = k.div_ceil(BLOCK_STEPS).max(1);
+        let mut steps = k.div_ceil(count).max(1);
+        if matches!(self.right, Right::Blocks(_)) {
+            // A block of steps begins with a word.
+            steps = steps.next_multiple_of(GRAIN);
+        }
         let Panels { left: left_scratch, right: right_scratch } = panels;
         left_scratch.resize(steps * PANEL_ROWS);
-        if !matches!(self.right, Right::Packed(_)) {
+        let as_it_lies = match self.right {
+            Right::Packed(Stored::Single(_)) => true,
+            Right::Packed(Stored::Narrow(..)) => V::LANES == 16 || m <= FEW_ROWS,
+            Right::Blocks(blocks) => blocks.in_registers,
+            _ => false,
+        };
+        // A right operand that is only read once need not stay in a cache.
+        let read_once = as_it_lies && m <= PANEL_ROWS;
+        let elements = if read_once { READ_ONCE_ELEMENTS } else { BLOCK_ELEMENTS };
+        let columns = (elements / (steps * PANEL_COLUMNS)).max(1) * PANEL_COLUMNS;
+        if !as_it_lies {
             right_scratch.resize(steps * n.next_multiple_of(GRAIN).min(columns));
         }
         let mut tile = Tile([0.0; PANEL_ROWS * PANEL_COLUMNS]);
@@ -135,24 +170,42 @@ impl Product<'_> {
                 let depth = steps.min(k - step);
                 let (first, last) = (step == 0, step + depth == k);
                 // SAFETY: the caller's.
-                unsafe { self.pack_right::<V>(right_scratch, from..to, step, depth) };
+                unsafe {
+                    if !as_it_lies {
+                        self.pack_right::<V>(right_scratch, from..to, step, depth);
+                    }
+                }
                 for row in (0..m).step_by(PANEL_ROWS) {
                     if watch.expired() {
                         return false;
                     }
                     let rows = PANEL_ROWS.min(m - row);
-                    let a = self.left_panel(left_scratch, row, rows, step, depth);
+                    // SAFETY: the caller's.
+                    let a = unsafe { self.left_panel::<V>(left_scratch, row, rows, step, depth) };
                     for column in (from..to).step_by(PANEL_COLUMNS) {
                         let width = width(n, column);
-                        let b = match self.right {
-                            Right::Packed(panels) => {
-                                &panels[column * k + step * width..][..depth * width]
-                            }
-                            _ => &right_scratch[(column - from) * depth..][..depth * width],
-                        };
+                        let first_step = column * k + step * width;
                         // SAFETY: the caller's; both operands are long enough for the steps.
                         unsafe {
-                            tile_of::<V>(rows, depth, a, b, width, &mut tile);
+                            match self.right {
+                                Right::Packed(Stored::Narrow(narrow, panels)) if as_it_lies => {
+                                    let b = &panels[first_step..][..depth * width];
+                                    narrow_tile::<V>(narrow, rows, depth, a, b, width, &mut tile);
+                                }
+                                Right::Blocks(blocks) if as_it_lies => {
+                                    blocks
+                                        .tile::<V>(rows, a, column, width, step, depth, &mut tile);
+                                }
+                                Right::Packed(Stored::Single(panels)) => {
+                                    let b = &panels[first_step..][..depth * width];
+                                    tile_of::<V, Single>(rows, depth, a, b, width, &mut tile);
+                                }
+                                _ => {
+                                    let b = &right_scratch[(column - from) * depth..];
+                                    let b = &b[..depth * width];
+                                    tile_of::<V, Single>(rows, depth, a, b, width, &mut tile);
+                                }
+                            }
                             self.finish_tile::<V>(&tile, row, rows, column, first, last, output);
                         }
                     }
@@ -171,15 +224,21 @@ impl Product<'_> {
         step: usize,
         depth: usize,
     ) {
-        if matches!(self.right, Right::Packed(_)) {
-            return;
-        }
         for column in columns.clone().step_by(PANEL_COLUMNS) {
             let width = width(self.n, column);
             let valid = width.min(self.n - column);
             let panel = &mut scratch[(column - columns.start) * depth..][..depth * width];
             match self.right {
-                Right::Packed(_) => {}
+                Right::Packed(Stored::Single(_)) => {}
+                Right::Packed(Stored::Narrow(narrow, panels)) => {
+                    let from = &panels[column * self.k + step * width..][..depth * width];
+                    // SAFETY: the caller's.
+                    unsafe { widen::<V>(narrow, from, panel) };
+                }
+                // SAFETY: the caller's.
+                Right::Blocks(blocks) => unsafe {
+                    blocks.pack::<V>(panel, column, width, step, depth);
+                },
                 Right::Strided { elements, step: stride, column: apart } => {
                     let first = step * stride + column * apart;
                     for (at, to) in panel.chunks_exact_mut(width).enumerate() {
@@ -203,8 +262,11 @@ impl Product<'_> {
     }
 
     /// Packs `depth` steps of eight rows; rows beyond the last are zeros.
+    ///
+    /// # Safety
+    /// As [`Vector`].
     #[inline(always)]
-    fn left_panel<'s>(
+    unsafe fn left_panel<'s, V: Vector>(
         &'s self,
         scratch: &'s mut [f32],
         row: usize,
@@ -213,8 +275,15 @@ impl Product<'_> {
         depth: usize,
     ) -> &'s [f32] {
         match self.left {
-            Left::Packed(panels) => {
+            Left::Packed(Stored::Single(panels)) => {
                 &panels[row * self.k + step * PANEL_ROWS..][..depth * PANEL_ROWS]
+            }
+            Left::Packed(Stored::Narrow(narrow, panels)) => {
+                let from = &panels[row * self.k + step * PANEL_ROWS..][..depth * PANEL_ROWS];
+                let panel = &mut scratch[..depth * PANEL_ROWS];
+                // SAFETY: the caller's.
+                unsafe { widen::<V>(narrow, from, panel) };
+                panel
             }
             Left::Strided { elements, row: apart, step: stride } => {
                 let panel = &mut scratch[..depth * PANEL_ROWS];
@@ -254,7 +323,7 @@ impl Product<'_> {
         output: &mut [f32],
     ) {
         let valid = PANEL_COLUMNS.min(self.n - column);
-        let Finish { row_bias, column_bias, residual, low, high } = self.finish;
+        let Finish { row_bias, round_sum, column_bias, residual, round, low, high } = self.finish;
         for at in 0..rows {
             let start = (row + at) * self.n + column;
             let to = &mut output[start..][..valid];
@@ -276,12 +345,14 @@ impl Product<'_> {
                         if row_bias.is_some() {
                             value = value.add(V::splat(bias));
                         }
+                        value = rounded(value, round_sum);
                         if let Some(bias) = by_column {
                             value = value.add(V::load(bias.as_ptr().add(done)));
                         }
                         if let Some(residual) = residual {
                             value = value.add(V::load(residual.as_ptr().add(done)));
                         }
+                        value = rounded(value, round);
                         // The bound is the first operand, which needs fewer instructions.
                         value = V::splat(low).max(value);
                         value = V::splat(high).min(value);
@@ -299,12 +370,39 @@ impl Product<'_> {
                     if row_bias.is_some() {
                         value += bias;
                     }
+                    value = round_sum.map_or(value, |narrow| narrow.round(value));
                     value += by_column.map_or(0.0, |bias| bias[done]);
                     value += residual.map_or(0.0, |residual| residual[done]);
+                    value = round.map_or(value, |narrow| narrow.round(value));
                     value = clamp(value, low, high);
                 }
                 to[done] = value;
             }
+        }
+    }
+}
+
+/// Computes a tile whose narrow right operand is widened in registers.
+///
+/// # Safety
+/// As [`tile_of`].
+#[inline(always)]
+unsafe fn narrow_tile<V: Vector>(
+    narrow: Narrow,
+    rows: usize,
+    depth: usize,
+    a: &[f32],
+    b: &[u16],
+    width: usize,
+    tile: &mut Tile,
+) {
+    // Shorter vectors never have more.
+    let rows = if V::LANES == 16 { rows } else { rows.min(FEW_ROWS) };
+    // SAFETY: the caller's.
+    unsafe {
+        match narrow {
+            Narrow::F16 => tile_of::<V, F16>(rows, depth, a, b, width, tile),
+            Narrow::Bf16 => tile_of::<V, Bf16>(rows, depth, a, b, width, tile),
         }
     }
 }

@@ -2,7 +2,13 @@
 
 use std::arch::x86_64::*;
 
-use super::Vector;
+use belljar_abi::narrow::Narrow;
+
+use super::{EXACT, Vector};
+
+/// The bits of the sign, and those of the NaN that [`Narrow::round`] makes.
+const SIGN: i32 = i32::MIN;
+const NAN: i32 = 0x7fc0_0000;
 
 /// Sixteen elements.
 #[derive(Clone, Copy)]
@@ -12,7 +18,7 @@ pub(in super::super) struct Wide(__m512);
 #[derive(Clone, Copy)]
 pub(in super::super) struct Half(__m256);
 
-// SAFETY: every method uses AVX-512F instructions, which its callers guarantee.
+// SAFETY: every method uses AVX-512F and AVX2 instructions, which its callers guarantee.
 unsafe impl Vector for Wide {
     const LANES: usize = 16;
 
@@ -121,9 +127,82 @@ unsafe impl Vector for Wide {
             _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent))
         })
     }
+
+    #[inline(always)]
+    unsafe fn codes<const BITS: usize>(from: *const u32, place: u32) -> Wide {
+        // SAFETY: as above.
+        unsafe {
+            let words = _mm512_loadu_si512(from.cast());
+            let words = _mm512_srlv_epi32(words, _mm512_set1_epi32(place as i32));
+            let code = _mm512_and_si512(words, _mm512_set1_epi32((1 << BITS) - 1));
+            let exact = _mm512_set1_epi32(EXACT.to_bits() as i32);
+            Wide(_mm512_castsi512_ps(_mm512_or_si512(code, exact)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes(from: *const u8) -> Wide {
+        // SAFETY: as above.
+        unsafe {
+            let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()));
+            let exact = _mm512_set1_epi32(EXACT.to_bits() as i32);
+            Wide(_mm512_castsi512_ps(_mm512_or_si512(bytes, exact)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_narrow(narrow: Narrow, from: *const u16) -> Wide {
+        // SAFETY: as above.
+        unsafe {
+            let codes = _mm256_loadu_si256(from.cast());
+            Wide(match narrow {
+                Narrow::F16 => _mm512_cvtph_ps(codes),
+                Narrow::Bf16 => {
+                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(codes)))
+                }
+            })
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_narrow(self, narrow: Narrow, to: *mut u16) {
+        // SAFETY: as above.
+        unsafe {
+            let rounded = self.round_narrow(narrow).0;
+            let codes = match narrow {
+                Narrow::F16 => _mm512_cvtps_ph::<_MM_FROUND_NO_EXC>(rounded),
+                Narrow::Bf16 => {
+                    _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_castps_si512(rounded)))
+                }
+            };
+            _mm256_storeu_si256(to.cast(), codes);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn round_narrow(self, narrow: Narrow) -> Wide {
+        // SAFETY: as above.
+        unsafe {
+            let bits = _mm512_castps_si512(self.0);
+            let rounded = match narrow {
+                Narrow::F16 => _mm512_cvtph_ps(_mm512_cvtps_ph::<_MM_FROUND_NO_EXC>(self.0)),
+                Narrow::Bf16 => {
+                    let odd = _mm512_srli_epi32::<16>(bits);
+                    let odd = _mm512_and_si512(odd, _mm512_set1_epi32(1));
+                    let up = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+                    let mask = _mm512_set1_epi32(0xffff_0000u32 as i32);
+                    _mm512_castsi512_ps(_mm512_and_si512(_mm512_add_epi32(bits, up), mask))
+                }
+            };
+            let sign = _mm512_and_si512(bits, _mm512_set1_epi32(SIGN));
+            let nan = _mm512_castsi512_ps(_mm512_or_si512(sign, _mm512_set1_epi32(NAN)));
+            let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+            Wide(_mm512_mask_blend_ps(is_nan, rounded, nan))
+        }
+    }
 }
 
-// SAFETY: every method uses AVX2 and FMA instructions, which its callers guarantee.
+// SAFETY: every method uses AVX2, FMA and F16C instructions, which its callers guarantee.
 unsafe impl Vector for Half {
     const LANES: usize = 8;
 
@@ -229,5 +308,84 @@ unsafe impl Vector for Half {
             let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), _mm256_set1_epi32(127));
             _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
         })
+    }
+
+    #[inline(always)]
+    unsafe fn codes<const BITS: usize>(from: *const u32, place: u32) -> Half {
+        // SAFETY: as above.
+        unsafe {
+            let words = _mm256_loadu_si256(from.cast());
+            let words = _mm256_srlv_epi32(words, _mm256_set1_epi32(place as i32));
+            let code = _mm256_and_si256(words, _mm256_set1_epi32((1 << BITS) - 1));
+            let exact = _mm256_set1_epi32(EXACT.to_bits() as i32);
+            Half(_mm256_castsi256_ps(_mm256_or_si256(code, exact)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes(from: *const u8) -> Half {
+        // SAFETY: as above.
+        unsafe {
+            let bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()));
+            let exact = _mm256_set1_epi32(EXACT.to_bits() as i32);
+            Half(_mm256_castsi256_ps(_mm256_or_si256(bytes, exact)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_narrow(narrow: Narrow, from: *const u16) -> Half {
+        // SAFETY: as above.
+        unsafe {
+            let codes = _mm_loadu_si128(from.cast());
+            Half(match narrow {
+                Narrow::F16 => _mm256_cvtph_ps(codes),
+                Narrow::Bf16 => {
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(codes)))
+                }
+            })
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_narrow(self, narrow: Narrow, to: *mut u16) {
+        // SAFETY: as above.
+        unsafe {
+            let rounded = self.round_narrow(narrow).0;
+            let codes = match narrow {
+                Narrow::F16 => _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(rounded),
+                Narrow::Bf16 => {
+                    // Halves of 32 bits that fit 16 are not changed by the saturation.
+                    let high = _mm256_srli_epi32::<16>(_mm256_castps_si256(rounded));
+                    let (low, high) =
+                        (_mm256_castsi256_si128(high), _mm256_extracti128_si256::<1>(high));
+                    _mm_packus_epi32(low, high)
+                }
+            };
+            _mm_storeu_si128(to.cast(), codes);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn round_narrow(self, narrow: Narrow) -> Half {
+        // SAFETY: as above.
+        unsafe {
+            let bits = _mm256_castps_si256(self.0);
+            let rounded = match narrow {
+                Narrow::F16 => {
+                    _mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0))
+                }
+                Narrow::Bf16 => {
+                    let odd = _mm256_srli_epi32::<16>(bits);
+                    let odd = _mm256_and_si256(odd, _mm256_set1_epi32(1));
+                    let up = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+                    let mask = _mm256_set1_epi32(0xffff_0000u32 as i32);
+                    _mm256_castsi256_ps(_mm256_and_si256(_mm256_add_epi32(bits, up), mask))
+                }
+            };
+            let sign = _mm256_and_si256(bits, _mm256_set1_epi32(SIGN));
+            let nan = _mm256_castsi256_ps(_mm256_or_si256(sign, _mm256_set1_epi32(NAN)));
+            let is_nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(self.0, self.0);
+            Half(_mm256_blendv_ps(rounded, nan, is_nan))
+        }
     }
 }

@@ -13,6 +13,7 @@ use crate::framework::dims;
 use crate::framework::errors::{OrUserError, bail, ensure};
 use crate::framework::facts::{InputFact, OutputFact, optional, required};
 use crate::framework::operator::{Operator, built};
+use crate::framework::quantized::Quantized;
 use crate::framework::registration::{Registration, own};
 use crate::framework::upstream::BuildResult;
 
@@ -78,6 +79,11 @@ impl Operator for MatMulNBits {
         // Indices of groups may be invalid; all other integers are accepted (undecided.rs of the
         // guest).
         if self.grouped { "MatMulNBitsGrouped" } else { "MatMulNBits" }
+    }
+
+    fn quantized(&self) -> Option<Quantized> {
+        let MatMulNBits { depth, columns, block, bits, grouped } = *self;
+        (!grouped).then_some(Quantized::Product { depth, columns, block, bits })
     }
 
     fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
