@@ -296,7 +296,6 @@ fn fit(kernel: &mut Kernel) {
             pool.out_w = pool.out_w.min(most(pool.in_w, pool.pad_left, pool.stride_w));
         }
         Kernel::Reduce(reduce) => reduce.mode %= 4,
-        Kernel::Softmax(softmax) => softmax.inner = 1,
         Kernel::Pointwise(program) => {
             for input in &mut program.inputs {
                 input.strides[KERNEL_RANK - 1] %= 2;
@@ -315,7 +314,7 @@ fn fit(kernel: &mut Kernel) {
             0 => convert.to = convert.to.max(1),
             _ => convert.to = 0,
         },
-        Kernel::Permute(_) => {}
+        Kernel::Softmax(_) | Kernel::Permute(_) => {}
     }
 }
 

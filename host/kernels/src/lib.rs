@@ -6,9 +6,10 @@
 //!   decodes the list, `tile` computes it, and `x86`, `neon` and `portable` have the product for
 //!   each instruction set; `tests` tests them.
 //! - a whole operator of a model with a request of our own ([`compute`], `belljar_abi::kernel`):
-//!   `conv`, `gemm`, `block`, `pool`, `reduce`, `permute`, `pointwise` and `convert`, each written once for
-//!   any `vector`; `compute_tests` tests them. `regions` turns the addresses of a request into slices
-//!   that do not overlap the output, `product` and `image` are parts of several kernels.
+//!   `conv`, `gemm`, `block`, `pool`, `reduce`, `softmax`, `permute`, `pointwise` and `convert`, each
+//!   written once for any `vector`; `compute_tests` tests them. `regions` turns the addresses of a
+//!   request into slices that do not overlap the output, `product` and `image` are parts of several
+//!   kernels.
 //!
 //! The request is copied and every address in it is checked before any computation. It must not be
 //! read again, because the kernel's own stores may overwrite it. The work for a tile is bounded;
@@ -36,6 +37,7 @@ mod product;
 mod reduce;
 mod regions;
 mod scratch;
+mod softmax;
 mod tile;
 mod vector;
 mod watch;
@@ -172,7 +174,7 @@ pub fn compute(memory: &mut [u8], address: u32, count: u32, watch: &Watch) -> Re
         Kernel::Gemm(gemm) => gemm::gemm(memory, &gemm, watch),
         Kernel::Pool(pool) => pool::pool(memory, &pool, watch),
         Kernel::Reduce(reduce) => reduce::reduce(memory, &reduce, watch),
-        Kernel::Softmax(softmax) => reduce::softmax(memory, &softmax, watch),
+        Kernel::Softmax(softmax) => softmax::softmax(memory, &softmax, watch),
         Kernel::Permute(permute) => permute::permute(memory, &permute, watch),
         Kernel::Pointwise(program) => pointwise::pointwise(memory, &program, watch),
         Kernel::BlockGemm(gemm) => block::block_gemm(memory, &gemm, watch),

@@ -1,9 +1,9 @@
-//! Reductions along one dimension, and softmax.
+//! Reductions along one dimension.
 
-use belljar_abi::kernel::{Reduce, Softmax};
+use belljar_abi::kernel::Reduce;
 
 use super::regions::{Region, Regions, volume};
-use super::vector::{Job, Vector, exp};
+use super::vector::{Job, Vector};
 use super::{Refused, Watch};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -179,58 +179,5 @@ unsafe fn columns<V: Vector, const MODE: u32>(inner: usize, from: &[f32], to: &m
                 *to = join_one::<MODE>(*to, *from);
             }
         }
-    }
-}
-
-/// Checks a softmax and computes it.
-pub(super) fn softmax(memory: &mut [u8], softmax: &Softmax, watch: &Watch) -> Result<(), Refused> {
-    let s = softmax;
-    // Only softmax along the last dimension is implemented.
-    if [s.outer, s.middle].contains(&0) || s.inner != 1 {
-        return Err(Refused::Malformed);
-    }
-    let all = volume(&[s.outer, s.middle])?;
-    let input = Region::new(memory, s.input, all)?;
-    let output = Region::new(memory, s.output, all)?;
-    let (output, regions) = Regions::split(memory, output)?;
-    let input = regions.get(input)?;
-    let job = Rows { middle: s.middle as usize, input, output, watch };
-    super::done(super::dispatch(watch.set(), job))
-}
-
-struct Rows<'a, 'o> {
-    middle: usize,
-    input: &'a [f32],
-    output: &'o mut [f32],
-    watch: &'a Watch,
-}
-
-impl Job for Rows<'_, '_> {
-    type Output = bool;
-
-    #[inline(always)]
-    unsafe fn run<V: Vector>(self) -> bool {
-        let Rows { middle, input, output, watch } = self;
-        for (from, to) in input.chunks_exact(middle).zip(output.chunks_exact_mut(middle)) {
-            if watch.expired() {
-                return false;
-            }
-            // SAFETY: the caller's.
-            unsafe {
-                let max = row::<V, 1>(from);
-                for (from, to) in from.chunks(16).zip(to.chunks_mut(16)) {
-                    let mut some = [0.0; 16];
-                    some[..from.len()].copy_from_slice(from);
-                    for lane in (0..16).step_by(V::LANES) {
-                        let place = some.as_mut_ptr().add(lane);
-                        exp(V::load(place).sub(V::splat(max))).store(place);
-                    }
-                    to.copy_from_slice(&some[..to.len()]);
-                }
-                let factor = 1.0 / row::<V, 0>(to);
-                to.iter_mut().for_each(|value| *value *= factor);
-            }
-        }
-        true
     }
 }

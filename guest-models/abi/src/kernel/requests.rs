@@ -273,7 +273,7 @@ words! {
         outer,
         /// The dimension along which the results add up to one.
         middle,
-        /// Inner dimension; the host only accepts 1.
+        /// Inner dimension.
         inner,
         /// The input.
         input,

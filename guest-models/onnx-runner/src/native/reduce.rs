@@ -1,4 +1,4 @@
-//! Reductions over adjacent dimensions, and softmax over the last ones.
+//! Reductions and softmax over adjacent dimensions.
 
 use belljar_abi::kernel::{Kernel, Reduce as Request, Softmax as SoftmaxRequest};
 use onnx_ops::math::{Reduction, ReductionKind};
@@ -14,8 +14,8 @@ use super::{elements, plain_shape};
 enum NativeReduce {
     /// A reduction of the dimensions `first..=last`.
     Reduce { first: usize, last: usize, axes: TVec<usize>, mode: u32 },
-    /// A softmax over the dimensions from this one on.
-    Softmax(usize),
+    /// A softmax over the dimensions `first..=last`.
+    Softmax { first: usize, last: usize },
 }
 
 impl Native for NativeReduce {
@@ -37,10 +37,10 @@ impl Native for NativeReduce {
                     ..Request::default()
                 })
             }
-            NativeReduce::Softmax(axis) => Kernel::Softmax(SoftmaxRequest {
-                outer: product(&input[..*axis]),
-                middle: product(&input[*axis..]),
-                inner: 1,
+            NativeReduce::Softmax { first, last } => Kernel::Softmax(SoftmaxRequest {
+                outer: product(&input[..*first]),
+                middle: product(&input[*first..=*last]),
+                inner: product(&input[last + 1..]),
                 ..SoftmaxRequest::default()
             }),
         };
@@ -72,15 +72,7 @@ pub(super) fn replace(
     let fact = model.outlet_fact(node.inputs[0])?;
     let output = plain_shape(&node.outputs[0].fact);
     let (Some(input), Some(output)) = (plain_shape(fact), output) else { return Ok(None) };
-    let (Some(first), Some(last)) = (axes.iter().min(), axes.iter().max()) else {
-        return Ok(None);
-    };
-    // Other dimensions in between must have the size 1.
-    let one = |axis: usize| axes.contains(&axis) || input[axis].is_one();
-    if !(*first..=*last).all(one) {
-        return Ok(None);
-    }
-    let (first, last) = (*first, *last);
+    let Some((first, last)) = adjacent(axes, &input) else { return Ok(None) };
     let native = NativeReduce::Reduce { first, last, axes: axes.clone(), mode };
     let Some(op) = NativeOp::new(native, &[&input], &output) else { return Ok(None) };
     TypedModelPatch::replace_single_op(model, node, &node.inputs, op).map(Some)
@@ -96,13 +88,15 @@ pub(super) fn replace_softmax(
         return Ok(None);
     };
     let Some(shape) = plain_shape(model.outlet_fact(node.inputs[0])?) else { return Ok(None) };
-    // The axes must be the last ones; dimensions of size 1 do not matter.
-    let Some(axis) = axes.iter().min().copied() else { return Ok(None) };
-    let last = |at: usize| axes.contains(&at) || shape[at].is_one();
-    if !(axis..shape.len()).all(last) {
-        return Ok(None);
-    }
-    let native = NativeReduce::Softmax(axis);
+    let Some((first, last)) = adjacent(axes, &shape) else { return Ok(None) };
+    let native = NativeReduce::Softmax { first, last };
     let Some(op) = NativeOp::new(native, &[&shape], &shape) else { return Ok(None) };
     TypedModelPatch::replace_single_op(model, node, &node.inputs, op).map(Some)
+}
+
+/// The first and the last of these axes, if all other dimensions between them have the size 1.
+fn adjacent(axes: &[usize], shape: &[TDim]) -> Option<(usize, usize)> {
+    let (first, last) = (*axes.iter().min()?, *axes.iter().max()?);
+    let inside = |axis: usize| axes.contains(&axis) || shape[axis].is_one();
+    (first..=last).all(inside).then_some((first, last))
 }

@@ -1,4 +1,4 @@
-//! Tests products, poolings, reductions and permutations against their definitions.
+//! Tests products, poolings, reductions, softmax and permutations against their definitions.
 
 use belljar_abi::kernel::*;
 use proptest::prelude::*;
@@ -119,15 +119,12 @@ proptest! {
         let request = Reduce { outer, middle, inner, mode, input: place, output };
         memory.check(&Kernel::Reduce(request), output, &expected, 1e-5);
 
-        let rows: Vec<f64> = input.chunks(middle as usize).flat_map(|row| {
-            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let exps: Vec<f64> = row.iter().map(|v| f64::from(v - max).exp()).collect();
-            let sum: f64 = exps.iter().sum();
-            exps.into_iter().map(move |e| e / sum).collect::<Vec<_>>()
-        }).collect();
-        let output = memory.place(&vec![0.0; rows.len()]);
-        let request = Softmax { outer: outer * inner, middle, inner: 1, input: place, output };
-        memory.check(&Kernel::Softmax(request), output, &rows, 1e-6);
+        let output = memory.place(&vec![0.0; input.len()]);
+        for (outer, inner) in [(outer, inner), (outer * inner, 1)] {
+            let expected = softmax(&input, middle as usize, inner as usize);
+            let request = Softmax { outer, middle, inner, input: place, output };
+            memory.check(&Kernel::Softmax(request), output, &expected, 1e-6);
+        }
     }
 
     #[test]
@@ -149,5 +146,140 @@ proptest! {
             f64::from(input[from as usize])
         }).collect();
         memory.check(&Kernel::Permute(request), request.output, &expected, 0.0);
+    }
+}
+
+/// The softmax of the columns of planes of `middle` rows.
+fn softmax(input: &[f32], middle: usize, inner: usize) -> Vec<f64> {
+    let mut output = vec![0.0; input.len()];
+    for column in 0..input.len() / middle {
+        let (plane, column) = (column / inner, column % inner);
+        let places = (0..middle).map(|row| (plane * middle + row) * inner + column);
+        let max = places.clone().map(|at| input[at]).fold(f32::NEG_INFINITY, f32::max);
+        let power = |at: usize| f64::from(input[at] - max).exp();
+        let sum: f64 = places.clone().map(power).sum();
+        places.for_each(|at| output[at] = power(at) / sum);
+    }
+    output
+}
+
+/// Sums of many numbers, in pieces between which the deadline is checked.
+#[test]
+fn softmax_of_long_rows_and_columns_is_right() {
+    let mut seed = 7;
+    for (outer, middle, inner) in [(1, 40_000, 1), (1, 700, 37), (2, 3000, 3), (1, 129, 64)] {
+        let mut input = random(&mut seed, (outer * middle * inner) as usize);
+        // Exponentials of all sizes, also ones that vanish.
+        input.iter_mut().for_each(|value| *value *= 60.0);
+        let mut memory = Memory::new(256 << 10);
+        let place = memory.place(&input);
+        let output = memory.place(&vec![0.0; input.len()]);
+        let expected = softmax(&input, middle as usize, inner as usize);
+        let request = Softmax { outer, middle, inner, input: place, output };
+        memory.check(&Kernel::Softmax(request), output, &expected, 1e-6);
+    }
+}
+
+/// A NaN makes its own column NaN and no other, and large numbers do not overflow.
+#[test]
+fn nan_stays_in_the_column_of_a_softmax() {
+    for inner in [1u32, 3, 16, 21, 70] {
+        let mut input = vec![3.0e38; 2 * 9 * inner as usize];
+        input[4 * inner as usize + inner as usize / 2] = f32::NAN;
+        let mut memory = Memory::new(16 << 10);
+        let place = memory.place(&input);
+        let output = memory.place(&vec![0.0; input.len()]);
+        let expected: Vec<f64> = (0..input.len() as u32)
+            .map(|at| at < 9 * inner && at % inner == inner / 2)
+            .map(|nan| if nan { f64::NAN } else { 1.0 / 9.0 })
+            .collect();
+        let request = Softmax { outer: 2, middle: 9, inner, input: place, output };
+        for set in crate::InstructionSet::available() {
+            let watch = crate::Watch::new(set, 1).unwrap();
+            memory.run(&Kernel::Softmax(request), &watch).unwrap();
+            let found = &memory.words[output as usize / 4..][..expected.len()];
+            for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                let value = f64::from(f32::from_bits(*found));
+                let right = (value - expected).abs() < 1e-7 || value.is_nan() && expected.is_nan();
+                assert!(right, "{set:?}, {inner}, {at}: {value}, {expected}");
+            }
+        }
+    }
+}
+
+/// Matrices of all sizes around those that are transposed together, between other dimensions, from
+/// which elements may also be left out.
+#[test]
+fn permutations_of_matrices_are_right() {
+    for (rows, columns) in [(1, 70), (3, 33), (4, 4), (15, 17), (16, 16), (21, 50), (64, 5)] {
+        for (dims, strides) in [
+            ([2, 1, 3, rows, columns], [3 * rows * columns, 9, rows * columns, 1, rows]),
+            ([2, rows, 1, 3, columns], [3 * rows * columns, 1, 9, rows * columns, rows]),
+            ([rows, 2, 3, 1, columns], [1, 3 * rows * columns, rows * columns, 9, rows]),
+            ([1, 2, rows, 3, columns], [0, 3, 1, 5, rows + 2]),
+            ([2, rows, 3, 2, columns], [0, 1, 1, 2, 2]),
+        ] {
+            let index = |at: u32| {
+                let (mut rest, mut from) = (at, 0);
+                for axis in (0..5).rev() {
+                    from += rest % dims[axis] * strides[axis];
+                    rest /= dims[axis];
+                }
+                from
+            };
+            let count = dims.iter().product();
+            let input = random(&mut 3, 6 * 70 * 64);
+            let expected: Vec<f64> =
+                (0..count).map(|at| f64::from(input[index(at) as usize])).collect();
+            let mut memory = Memory::new(128 << 10);
+            let (input, output) = (memory.place(&input), memory.place(&vec![0.0; count as usize]));
+            let request = Permute { dims, strides, input, output };
+            memory.check(&Kernel::Permute(request), output, &expected, 0.0);
+        }
+    }
+}
+
+/// The time of softmax on each instruction set, along the last dimension and along another, and of
+/// permutations next to a copy.
+#[test]
+#[ignore = "a measurement"]
+fn time_of_softmax_and_permutations() {
+    let mut memory = Memory::new(5 << 20);
+    let input = memory.place(&random(&mut 5, 2 << 20));
+    let output = memory.place(&vec![0.0; 2 << 20]);
+    for set in crate::InstructionSet::available() {
+        let watch = crate::Watch::new(set, 1).unwrap();
+        for (outer, middle, inner) in [(4096, 512, 1), (16, 256, 512), (1 << 16, 4, 8)] {
+            let request = Kernel::Softmax(Softmax { outer, middle, inner, input, output });
+            let time = |_| {
+                let begun = std::time::Instant::now();
+                memory.run(&request, &watch).unwrap();
+                begun.elapsed()
+            };
+            let least = (0..9).map(time).min().unwrap();
+            eprintln!("{set:?} {outer}x{middle}x{inner}: {least:?}");
+        }
+    }
+    let watch = crate::Watch::new(crate::InstructionSet::best(), 1).unwrap();
+    for (dims, strides) in [
+        ([1, 1, 1, 1, 2 << 20], [0, 0, 0, 0, 1]),
+        ([1, 16, 12, 160, 64], [0, 12 * 160 * 64, 64, 12 * 64, 1]),
+        ([1, 1, 16, 4096, 32], [0, 0, 4096 * 32, 1, 4096]),
+        ([1, 1, 8, 3136, 64], [0, 0, 3136 * 64, 1, 3136]),
+        ([1, 1, 8, 64, 3136], [0, 0, 3136 * 64, 1, 64]),
+        ([1, 8, 64, 56, 56], [0, 3136 * 64, 1, 64, 56 * 64]),
+        ([1, 8, 56, 64, 56], [0, 3136 * 64, 56, 3136, 1]),
+        ([1, 8, 64, 100, 3], [0, 19_200, 1, 192, 64]),
+    ] {
+        let request = Kernel::Permute(Permute { dims, strides, input, output });
+        let time = |_| {
+            let begun = std::time::Instant::now();
+            memory.run(&request, &watch).unwrap();
+            begun.elapsed()
+        };
+        let least = (0..9).map(time).min().unwrap();
+        let count: u32 = dims.iter().product();
+        let each = least.as_secs_f64() * 1e9 / f64::from(count);
+        eprintln!("{dims:?} {strides:?}: {least:?}, {each:.2} ns an element");
     }
 }
