@@ -145,7 +145,10 @@ mod tests {
             rnn(function, x).floats("activation_alpha", &[2.0]).floats("activation_beta", &[3.0])
         };
         check(given("Affine", 5.0), 13.0);
-        check(given("ScaledTanh", 0.1), 2.0 * 0.3f32.tanh());
+        // The last bit of tanh differs between libraries.
+        let scaled = 2.0 * 0.3f32.tanh();
+        let each = [tensor(&[1, 1, 1, 1], &[scaled]), tensor(&[1, 1, 1], &[scaled])];
+        given("ScaledTanh", 0.1).gives_all_near(&each, 1e-6);
         check(given("LeakyRelu", -1.0), -2.0);
         let both = case("RNN").text("direction", "bidirectional").outputs(2).int("hidden_size", 1);
         let both = both.texts("activations", &["Relu", "LeakyRelu"]);
