@@ -205,6 +205,25 @@ fn well_formed(bytes: &mut Bytes<'_>) -> Kernel {
             high: bytes.bound(),
             output: bytes.output(),
         }),
+        Kernel::IntegerGemm(_) => Kernel::IntegerGemm(IntegerGemm {
+            batch: bytes.size(),
+            m: bytes.size(),
+            n: bytes.size(),
+            k: bytes.size(),
+            signs: bytes.mode(),
+            a: bytes.address(),
+            a_batch_stride: bytes.stride(),
+            a_row_stride: bytes.stride(),
+            a_zeros: bytes.address(),
+            a_zero_stride: bytes.byte() % 3,
+            b: bytes.address(),
+            b_batch_stride: bytes.stride(),
+            b_step_stride: bytes.stride(),
+            b_column_stride: bytes.stride(),
+            b_zeros: bytes.address(),
+            b_zero_stride: bytes.byte() % 3,
+            output: bytes.output(),
+        }),
         Kernel::Pool(_) => Kernel::Pool(Pool {
             planes: bytes.size(),
             in_h: bytes.size(),
@@ -301,6 +320,11 @@ fn fit(kernel: &mut Kernel) {
                 input.strides[KERNEL_RANK - 1] %= 2;
             }
         }
+        Kernel::IntegerGemm(gemm) => {
+            gemm.signs %= 4;
+            gemm.a_zero_stride %= 2;
+            gemm.b_zero_stride %= 2;
+        }
         Kernel::Gemm(gemm) => {
             if gemm.b_step_stride != 0 {
                 gemm.b_type = 0;
@@ -353,6 +377,7 @@ pub(crate) fn output(words: &[u32]) -> Option<u32> {
     Some(match Kernel::decode(words.iter().copied())? {
         Kernel::Conv(conv) => conv.output,
         Kernel::Gemm(gemm) => gemm.output,
+        Kernel::IntegerGemm(gemm) => gemm.output,
         Kernel::Pool(pool) => pool.output,
         Kernel::Reduce(reduce) => reduce.output,
         Kernel::Softmax(softmax) => softmax.output,

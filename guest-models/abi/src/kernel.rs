@@ -2,7 +2,8 @@
 //!
 //! A request is a list of 32-bit words: the number of the kernel, the fields of its struct in
 //! their order, and for a pointwise program its inputs and steps. Addresses are bytes from the start
-//! of linear memory, `0` where an operand may be missing; sizes and strides count `f32` elements.
+//! of linear memory, `0` where an operand may be missing; sizes and strides count elements, which are `f32`
+//! unless a request says otherwise.
 //! The host must not trust any of it.
 
 mod pointwise;
@@ -14,8 +15,9 @@ pub use pointwise::{
     MAX_POINTWISE_INPUTS, MAX_POINTWISE_STEPS, Pointwise, PointwiseInput, PointwiseStep, Step,
 };
 pub use requests::{
-    BlockGemm, Conv, Convert, Dims, Gemm, KERNEL_RANK, MAX_POOL_SIZE, MAX_TAPS, PANEL_COLUMNS,
-    PANEL_ROWS, Permute, Pool, Reduce, Softmax,
+    BlockGemm, Conv, Convert, Dims, Gemm, INTEGER_STEPS, IntegerGemm, KERNEL_RANK,
+    MAX_INTEGER_STEPS, MAX_POOL_SIZE, MAX_TAPS, PANEL_COLUMNS, PANEL_ROWS, Permute, Pool, Reduce,
+    Softmax,
 };
 
 /// Maximum number of words of a request.
@@ -94,6 +96,8 @@ kernels! {
     Permute = 6,
     /// A pointwise program.
     Pointwise = 7,
+    /// A matrix product of 8-bit integers.
+    IntegerGemm = 8,
     /// A matrix product with quantized blocks.
     BlockGemm = 10,
     /// A conversion between float32 and a narrow float.
@@ -118,6 +122,7 @@ impl Kernel {
                 c.kernel_w,
             ]),
             Kernel::Gemm(g) => product(&[g.batch, g.m, g.n, g.k]),
+            Kernel::IntegerGemm(g) => product(&[g.batch, g.m, g.n, g.k]),
             Kernel::BlockGemm(g) => product(&[g.m, g.n, g.k]),
             Kernel::Pool(_)
             | Kernel::Reduce(_)

@@ -3,7 +3,7 @@
 //! The guest checks it before it passes an operator to the host, and the host before it allocates.
 //! Both use this code, so the host never refuses such an operator for its size.
 
-use crate::kernel::{BlockGemm, Conv, Gemm, Kernel, Pointwise, Pool};
+use crate::kernel::{BlockGemm, Conv, Gemm, IntegerGemm, Kernel, Pointwise, Pool};
 
 /// Maximum scratch memory of one thread of a kernel, in bytes: 64 MiB.
 pub const MAX_SCRATCH_BYTES: u64 = 64 << 20;
@@ -33,6 +33,7 @@ impl Kernel {
             Kernel::Pool(pool) => pool.scratch_bytes(),
             Kernel::Gemm(gemm) => gemm.scratch_bytes(),
             Kernel::BlockGemm(gemm) => gemm.scratch_bytes(),
+            Kernel::IntegerGemm(gemm) => gemm.scratch_bytes(),
             Kernel::Pointwise(program) => program.scratch_bytes(),
             Kernel::Reduce(_) | Kernel::Softmax(_) | Kernel::Permute(_) | Kernel::Convert(_) => 0,
         }
@@ -52,6 +53,17 @@ impl BlockGemm {
     #[must_use]
     pub fn scratch_bytes(&self) -> u64 {
         FIXED_BYTES
+    }
+}
+
+impl IntegerGemm {
+    /// As [`Kernel::scratch_bytes`].
+    #[must_use]
+    pub fn scratch_bytes(&self) -> u64 {
+        // Eight rows of the left operand, in two bytes for each element, and a panel of 48 columns
+        // with its sums. Several panels are packed at a time only if they fit into the fixed part.
+        let steps = u64::from(self.k).saturating_add(8);
+        steps.saturating_mul(8 * 2 + 48).saturating_add(FIXED_BYTES)
     }
 }
 

@@ -27,6 +27,7 @@ fn plain() -> impl Strategy<Value = Kernel> {
         match &kernel {
             Kernel::Conv(_)
             | Kernel::Gemm(_)
+            | Kernel::IntegerGemm(_)
             | Kernel::BlockGemm(_)
             | Kernel::Pool(_)
             | Kernel::Reduce(_)
@@ -128,6 +129,7 @@ fn each_kernel_has_its_own_number_and_name() {
         (5, "Softmax"),
         (6, "Permute"),
         (7, "Pointwise"),
+        (8, "IntegerGemm"),
         (10, "BlockGemm"),
         (11, "Convert"),
     ];

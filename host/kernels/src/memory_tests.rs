@@ -233,6 +233,21 @@ fn expensive() -> Vec<(&'static str, Kernel)> {
             let more = Conv { channels_in: 64, channels_out: 64, weights_type: 1, ..convolution() };
             Kernel::Conv(Conv { kernel_h: 9, in_h: in_h + 8, out_h, ..more })
         }),
+        ("a panel of the longest columns of bytes", {
+            Kernel::IntegerGemm(IntegerGemm {
+                batch: 1,
+                m: 8,
+                n: 48,
+                k: MAX_INTEGER_STEPS,
+                a: 4096,
+                a_row_stride: MAX_INTEGER_STEPS,
+                b: 4096,
+                b_step_stride: 1,
+                b_column_stride: MAX_INTEGER_STEPS,
+                output: OUTPUT,
+                ..IntegerGemm::default()
+            })
+        }),
         ("a piece and a scale for each of 2 million groups", {
             let (groups, in_w) = (1 << 21, 1);
             let scaled = Conv { scale: 4096, shift: 4096, ..convolution() };

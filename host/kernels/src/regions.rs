@@ -70,6 +70,25 @@ impl<'a> Regions<'a> {
         Ok((output_, Regions { before, after, from: output.end() }))
     }
 
+    /// An input of bytes at any address. Refused if it overlaps the output.
+    pub(super) fn bytes(&self, address: u32, count: u64) -> Result<&'a [u8], Refused> {
+        let before: &'a [u8] = bytemuck::cast_slice(self.before);
+        let after: &'a [u8] = bytemuck::cast_slice(self.after);
+        let from = self.from.checked_mul(size_of::<f32>()).ok_or(Refused::OutOfBounds)?;
+        let start = address as usize;
+        let end = usize::try_from(count).ok().and_then(|count| start.checked_add(count));
+        let end = end.filter(|end| end.checked_sub(from).is_none_or(|end| end <= after.len()));
+        let end = end.ok_or(Refused::OutOfBounds)?;
+        if end <= before.len() {
+            return before.get(start..end).ok_or(Refused::OutOfBounds);
+        }
+        if start == end {
+            return Ok(Default::default());
+        }
+        let start = start.checked_sub(from).ok_or(Refused::Overlapping)?;
+        after.get(start..end - from).ok_or(Refused::OutOfBounds)
+    }
+
     /// An input. Refused if it overlaps the output.
     pub(super) fn get(&self, region: Region) -> Result<&'a [f32], Refused> {
         let here = Region { start: self.before.len(), len: self.from - self.before.len() };

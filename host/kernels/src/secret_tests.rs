@@ -64,6 +64,30 @@ fn block_product(m: u32) -> BlockGemm {
     }
 }
 
+/// A product of bytes whose right operand is packed by the host; four steps of a column are the
+/// bytes of one secret.
+fn integer_product() -> IntegerGemm {
+    IntegerGemm {
+        batch: 2,
+        m: 12,
+        n: 60,
+        k: 10,
+        signs: 2,
+        a: ADDRESSES[0],
+        a_batch_stride: 12 * 12,
+        a_row_stride: 12,
+        a_zeros: ADDRESSES[2],
+        a_zero_stride: 1,
+        b: ADDRESSES[1],
+        b_batch_stride: 60 * 12,
+        b_step_stride: 1,
+        b_column_stride: 12,
+        b_zeros: ADDRESSES[3],
+        b_zero_stride: 1,
+        output: ADDRESSES[5],
+    }
+}
+
 fn convolution(channels_in: u32, channels_out: u32) -> Conv {
     Conv {
         batch: 2,
@@ -136,6 +160,7 @@ fn with_scratch() -> Vec<Kernel> {
         Kernel::Gemm(Gemm { b_step_stride: 0, b_type: 2, m: 3, a_step_stride: 12, ..product() }),
         Kernel::BlockGemm(block_product(5)),
         Kernel::BlockGemm(block_product(3)),
+        Kernel::IntegerGemm(integer_product()),
         Kernel::Conv(convolution(3, 4)),
         Kernel::Conv(Conv { weights_type: 1, round_sum: 1, ..convolution(3, 4) }),
         Kernel::Conv(convolution(1, 1)),
@@ -221,6 +246,10 @@ fn a_stride_of_zero_over_more_than_one_element_is_refused() {
         Kernel::Gemm(Gemm { b_batch_stride: 0, ..g }),
         Kernel::Gemm(Gemm { b_column_stride: 0, ..g }),
         Kernel::Gemm(Gemm { b_batch_stride: 0, ..packed }),
+        Kernel::IntegerGemm(IntegerGemm { a_batch_stride: 0, ..integer_product() }),
+        Kernel::IntegerGemm(IntegerGemm { a_row_stride: 0, ..integer_product() }),
+        Kernel::IntegerGemm(IntegerGemm { b_batch_stride: 0, ..integer_product() }),
+        Kernel::IntegerGemm(IntegerGemm { b_column_stride: 0, ..integer_product() }),
     ];
     for c in [c, d] {
         refused.extend([

@@ -8,6 +8,14 @@ pub const PANEL_ROWS: usize = 8;
 /// Columns of a panel of packed operands, see [`Gemm`].
 pub const PANEL_COLUMNS: usize = 48;
 
+/// Steps whose elements of one column are next to each other in a packed integer operand, see
+/// [`IntegerGemm`].
+pub const INTEGER_STEPS: usize = 4;
+
+/// Maximum number of steps of an integer product. It bounds the scratch memory, and the work
+/// between two checks of the deadline.
+pub const MAX_INTEGER_STEPS: u32 = 1 << 16;
+
 /// Maximum number of dimensions of a pointwise program, a reduction or a permutation.
 pub const KERNEL_RANK: usize = 5;
 
@@ -158,6 +166,51 @@ words! {
         /// Bits of the upper bound of the result.
         high,
         /// The output, its elements in order: product, row, column.
+        output,
+    }
+
+    /// `batch` matrix products `(a - zeros of a) · (b - zeros of b)` of `m × k` by `k × n` bytes.
+    /// The sums have 32 bits and wrap around; sums of at most 2^15 products always fit. Strides
+    /// count elements, which are bytes in `a` and `b`.
+    IntegerGemm {
+        /// Products.
+        batch,
+        /// Rows.
+        m,
+        /// Columns.
+        n,
+        /// Steps, at most [`MAX_INTEGER_STEPS`].
+        k,
+        /// Bit 0: the elements of `a` are signed. Bit 1: those of `b` are.
+        signs,
+        /// The left operand; the steps of a row are contiguous.
+        a,
+        /// Elements from one product's left operand to the next.
+        a_batch_stride,
+        /// Elements from one row to the next.
+        a_row_stride,
+        /// The zero points of `a`, in its type, or 0 for none.
+        a_zeros,
+        /// 0: one zero point for all rows. 1: one for each row.
+        a_zero_stride,
+        /// The right operand.
+        b,
+        /// Elements from one product's right operand to the next.
+        b_batch_stride,
+        /// Elements from one step to the next; 0 if the operand is packed: panels of
+        /// [`PANEL_COLUMNS`] columns, the last one filled up with zeros to a multiple of 16. Each
+        /// panel starts with the sum of each column as an `i32`, followed by the groups of
+        /// [`INTEGER_STEPS`] steps, the last one filled up with zeros, in each the steps of one
+        /// column after those of another. Packed elements are signed: those of an unsigned
+        /// operand minus 128.
+        b_step_stride,
+        /// Elements from one column to the next.
+        b_column_stride,
+        /// The zero points of `b`, in its type before packing, or 0 for none.
+        b_zeros,
+        /// 0: one zero point for all columns. 1: one for each column.
+        b_zero_stride,
+        /// The output: `i32`, its elements in order: product, row, column.
         output,
     }
 

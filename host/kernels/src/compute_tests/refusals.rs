@@ -185,6 +185,17 @@ fn a_deadline_ends_every_kernel() {
         output: 8192,
         ..Pool::default()
     }));
+    asked.push(Kernel::IntegerGemm(IntegerGemm {
+        batch: 1,
+        m: 8,
+        n: 8,
+        k: 8,
+        a: 4096,
+        a_row_stride: 8,
+        b: 4096,
+        output: 8192,
+        ..IntegerGemm::default()
+    }));
     // A program checks the deadline after some tens of thousands of elements.
     let strides = [0; 5];
     asked.push(Kernel::Pointwise(Pointwise {

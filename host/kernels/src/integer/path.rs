@@ -1,0 +1,88 @@
+//! The instructions by which a machine multiplies bytes. An instruction set for floats may have
+//! several, because the extensions for integers came separately.
+
+use super::super::InstructionSet;
+#[cfg(target_arch = "x86_64")]
+use super::super::Instructions;
+use super::{Tile, portable};
+
+/// The instructions for a product. Only [`Path::available`] creates values other than
+/// [`Path::PORTABLE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Path(Kind);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// AVX-512 VNNI: four products at once, without saturation.
+    #[cfg(target_arch = "x86_64")]
+    Vnni,
+    /// AVX-512BW: pairs of 16-bit numbers.
+    #[cfg(target_arch = "x86_64")]
+    Wide,
+    /// AVX2: pairs of 16-bit numbers.
+    #[cfg(target_arch = "x86_64")]
+    Half,
+    Portable,
+}
+
+impl Path {
+    pub(super) const PORTABLE: Path = Path(Kind::Portable);
+
+    /// The paths of an instruction set on this machine, best first.
+    pub(super) fn available(set: InstructionSet) -> impl Iterator<Item = Path> {
+        #[cfg(target_arch = "x86_64")]
+        let kinds = {
+            let wide =
+                set.0 == Instructions::Avx512 && std::arch::is_x86_feature_detected!("avx512bw");
+            let vnni = wide && std::arch::is_x86_feature_detected!("avx512vnni");
+            let half = matches!(set.0, Instructions::Avx512 | Instructions::Avx2Fma);
+            [vnni.then_some(Kind::Vnni), wide.then_some(Kind::Wide), half.then_some(Kind::Half)]
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let kinds = {
+            let _ = set;
+            [None]
+        };
+        kinds.into_iter().flatten().map(Path).chain([Path::PORTABLE])
+    }
+
+    /// The best path of an instruction set.
+    pub(super) fn of(set: InstructionSet) -> Path {
+        Path::available(set).next().unwrap_or(Path::PORTABLE)
+    }
+
+    /// Number of words of four steps of a packed left operand.
+    pub(super) fn words(self) -> usize {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Wide | Kind::Half => 2,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Vnni => 1,
+            Kind::Portable => 1,
+        }
+    }
+
+    /// Computes a tile of `groups` groups of four steps.
+    pub(super) fn tile(
+        self,
+        rows: usize,
+        groups: usize,
+        a: &[u32],
+        b: &[u8],
+        width: usize,
+        tile: &mut Tile,
+    ) {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `available` has found AVX-512F, AVX-512BW and AVX-512 VNNI.
+            Kind::Vnni => unsafe { super::x86::vnni(rows, groups, a, b, width, tile) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `available` has found AVX-512F and AVX-512BW.
+            Kind::Wide => unsafe { super::x86::wide(rows, groups, a, b, width, tile) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: both instruction sets include AVX2.
+            Kind::Half => unsafe { super::x86::half(rows, groups, a, b, width, tile) },
+            Kind::Portable => portable::tile(rows, groups, a, b, width, tile),
+        }
+    }
+}
