@@ -222,6 +222,41 @@ fn well_formed(bytes: &mut Bytes<'_>) -> Kernel {
             b_column_stride: bytes.stride(),
             b_zeros: bytes.address(),
             b_zero_stride: bytes.byte() % 3,
+            output_type: bytes.mode(),
+            scales: bytes.address(),
+            scale_stride: bytes.mode() % 3,
+            bias: bytes.address(),
+            zero: bytes.byte() % 130,
+            output: bytes.output(),
+        }),
+        Kernel::IntegerConv(_) => Kernel::IntegerConv(IntegerConv {
+            batch: bytes.size(),
+            groups: bytes.size(),
+            channels_in: bytes.size(),
+            channels_out: bytes.size(),
+            in_h: bytes.size(),
+            in_w: bytes.size(),
+            out_h: bytes.size(),
+            out_w: bytes.size(),
+            kernel_h: bytes.size(),
+            kernel_w: bytes.size(),
+            stride_h: bytes.size(),
+            stride_w: bytes.size(),
+            dilation_h: bytes.size(),
+            dilation_w: bytes.size(),
+            pad_top: bytes.padding(),
+            pad_left: bytes.padding(),
+            signs: bytes.mode(),
+            input: bytes.address(),
+            input_zero: bytes.byte(),
+            weights: bytes.address(),
+            weight_zeros: bytes.address(),
+            weight_zero_stride: bytes.mode() % 3,
+            output_type: bytes.mode(),
+            scales: bytes.address(),
+            scale_stride: bytes.mode() % 3,
+            bias: bytes.address(),
+            zero: bytes.byte() % 130,
             output: bytes.output(),
         }),
         Kernel::Pool(_) => Kernel::Pool(Pool {
@@ -324,6 +359,14 @@ fn fit(kernel: &mut Kernel) {
             gemm.signs %= 4;
             gemm.a_zero_stride %= 2;
             gemm.b_zero_stride %= 2;
+            gemm.scale_stride %= 2;
+            fit_output(&mut gemm.output_type, &mut gemm.scales, &mut gemm.bias, &mut gemm.zero);
+        }
+        Kernel::IntegerConv(conv) => {
+            conv.signs %= 4;
+            conv.weight_zero_stride %= 2;
+            conv.scale_stride %= 2;
+            fit_output(&mut conv.output_type, &mut conv.scales, &mut conv.bias, &mut conv.zero);
         }
         Kernel::Gemm(gemm) => {
             if gemm.b_step_stride != 0 {
@@ -339,6 +382,15 @@ fn fit(kernel: &mut Kernel) {
             _ => convert.to = 0,
         },
         Kernel::Softmax(_) | Kernel::Permute(_) => {}
+    }
+}
+
+fn fit_output(output_type: &mut u32, scales: &mut u32, bias: &mut u32, zero: &mut u32) {
+    *output_type %= 4;
+    match output_type {
+        0 => (*scales, *bias, *zero) = (0, 0, 0),
+        1 => *zero = 0,
+        _ => *zero %= 128,
     }
 }
 
@@ -378,6 +430,7 @@ pub(crate) fn output(words: &[u32]) -> Option<u32> {
         Kernel::Conv(conv) => conv.output,
         Kernel::Gemm(gemm) => gemm.output,
         Kernel::IntegerGemm(gemm) => gemm.output,
+        Kernel::IntegerConv(conv) => conv.output,
         Kernel::Pool(pool) => pool.output,
         Kernel::Reduce(reduce) => reduce.output,
         Kernel::Softmax(softmax) => softmax.output,

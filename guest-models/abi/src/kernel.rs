@@ -15,7 +15,7 @@ pub use pointwise::{
     MAX_POINTWISE_INPUTS, MAX_POINTWISE_STEPS, Pointwise, PointwiseInput, PointwiseStep, Step,
 };
 pub use requests::{
-    BlockGemm, Conv, Convert, Dims, Gemm, INTEGER_STEPS, IntegerGemm, KERNEL_RANK,
+    BlockGemm, Conv, Convert, Dims, Gemm, INTEGER_STEPS, IntegerConv, IntegerGemm, KERNEL_RANK,
     MAX_INTEGER_STEPS, MAX_POOL_SIZE, MAX_TAPS, PANEL_COLUMNS, PANEL_ROWS, Permute, Pool, Reduce,
     Softmax,
 };
@@ -98,6 +98,8 @@ kernels! {
     Pointwise = 7,
     /// A matrix product of 8-bit integers.
     IntegerGemm = 8,
+    /// A convolution of 8-bit integers.
+    IntegerConv = 9,
     /// A matrix product with quantized blocks.
     BlockGemm = 10,
     /// A conversion between float32 and a narrow float.
@@ -110,8 +112,8 @@ impl Kernel {
         let product = |sizes: &[u32]| {
             sizes.iter().try_fold(1_u64, |product, size| product.checked_mul(u64::from(*size)))
         };
-        match self {
-            Kernel::Conv(c) => product(&[
+        let convolution = |c: &Conv| {
+            product(&[
                 c.batch,
                 c.groups,
                 c.channels_out,
@@ -120,7 +122,11 @@ impl Kernel {
                 c.channels_in,
                 c.kernel_h,
                 c.kernel_w,
-            ]),
+            ])
+        };
+        match self {
+            Kernel::Conv(c) => convolution(c),
+            Kernel::IntegerConv(c) => convolution(&c.geometry()),
             Kernel::Gemm(g) => product(&[g.batch, g.m, g.n, g.k]),
             Kernel::IntegerGemm(g) => product(&[g.batch, g.m, g.n, g.k]),
             Kernel::BlockGemm(g) => product(&[g.m, g.n, g.k]),

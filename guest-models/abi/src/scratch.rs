@@ -3,7 +3,7 @@
 //! The guest checks it before it passes an operator to the host, and the host before it allocates.
 //! Both use this code, so the host never refuses such an operator for its size.
 
-use crate::kernel::{BlockGemm, Conv, Gemm, IntegerGemm, Kernel, Pointwise, Pool};
+use crate::kernel::{BlockGemm, Conv, Gemm, IntegerConv, IntegerGemm, Kernel, Pointwise, Pool};
 
 /// Maximum scratch memory of one thread of a kernel, in bytes: 64 MiB.
 pub const MAX_SCRATCH_BYTES: u64 = 64 << 20;
@@ -14,6 +14,12 @@ const FIXED_BYTES: u64 = 512 << 10;
 
 /// Elements that are computed beyond the last result: two of the widest vectors.
 const SLACK: u64 = 32;
+
+/// Bytes that are read beyond the last result of a filter of bytes.
+const BYTE_SLACK: u64 = 64;
+
+/// Maximum number of bytes of the weights of an integer convolution that are packed at once.
+pub const MAX_PACKED_WEIGHTS: usize = 4 << 20;
 
 const ELEMENT_BYTES: u64 = 4;
 
@@ -34,6 +40,7 @@ impl Kernel {
             Kernel::Gemm(gemm) => gemm.scratch_bytes(),
             Kernel::BlockGemm(gemm) => gemm.scratch_bytes(),
             Kernel::IntegerGemm(gemm) => gemm.scratch_bytes(),
+            Kernel::IntegerConv(conv) => conv.scratch_bytes(),
             Kernel::Pointwise(program) => program.scratch_bytes(),
             Kernel::Reduce(_) | Kernel::Softmax(_) | Kernel::Permute(_) | Kernel::Convert(_) => 0,
         }
@@ -60,10 +67,35 @@ impl IntegerGemm {
     /// As [`Kernel::scratch_bytes`].
     #[must_use]
     pub fn scratch_bytes(&self) -> u64 {
-        // Eight rows of the left operand, in two bytes for each element, and a panel of 48 columns
-        // with its sums. Several panels are packed at a time only if they fit into the fixed part.
-        let steps = u64::from(self.k).saturating_add(8);
-        steps.saturating_mul(8 * 2 + 48).saturating_add(FIXED_BYTES)
+        integer_product_bytes(self.k.into())
+    }
+}
+
+/// Bytes of the packed operands of an integer product: eight rows of the left one, in two bytes for
+/// each element, and a panel of 48 columns with its sums. Several panels are packed at a time only
+/// if they fit into the fixed part.
+fn integer_product_bytes(steps: u64) -> u64 {
+    steps.saturating_add(8).saturating_mul(8 * 2 + 48).saturating_add(FIXED_BYTES)
+}
+
+impl IntegerConv {
+    /// As [`Kernel::scratch_bytes`].
+    #[must_use]
+    pub fn scratch_bytes(&self) -> u64 {
+        let c = self.geometry().on_its_side();
+        if c.has_a_filter_for_each_channel() {
+            let sums = c.windows().result_bytes().saturating_add(BYTE_SLACK * ELEMENT_BYTES);
+            return c.windows().bytes_of(1, 1).saturating_add(sums);
+        }
+        let taps = u64::from(c.kernel_h).saturating_mul(c.kernel_w.into());
+        let steps = taps.saturating_mul(c.channels_in.into());
+        let rows = u64::from(c.channels_out).saturating_add(8);
+        // Packed weights, and what their zero points add.
+        let weights = steps.saturating_add(8).saturating_mul(rows).saturating_mul(2);
+        let weights = weights.min(MAX_PACKED_WEIGHTS as u64).saturating_add(rows * 8);
+        let image =
+            if c.input_is_an_operand() { 0 } else { c.windows().bytes_of(c.channels_in, 1) };
+        [weights, image].into_iter().fold(integer_product_bytes(steps), u64::saturating_add)
     }
 }
 
@@ -184,6 +216,11 @@ impl Windows {
 
     /// Bytes for a padded image of so many channels, and for the offsets of its parts.
     fn bytes(&self, channels: u32) -> u64 {
+        self.bytes_of(channels, ELEMENT_BYTES)
+    }
+
+    /// As [`Windows::bytes`], for elements of this many bytes.
+    fn bytes_of(&self, channels: u32, element: u64) -> u64 {
         let (rows, columns) = (self.phase(0), self.phase(1));
         let [stride_h, stride_w] = self.stride.map(u64::from);
         let [kernel_h, kernel_w] = self.kernel.map(u64::from);
@@ -191,10 +228,10 @@ impl Windows {
             .into_iter()
             .fold(rows, u64::saturating_mul)
             .saturating_add(columns)
-            .saturating_add(SLACK);
+            .saturating_add(SLACK.max(BYTE_SLACK / element));
         let runs = kernel_w.min(stride_w).min(self.in_w.into());
         [
-            elements.saturating_mul(ELEMENT_BYTES),
+            elements.saturating_mul(element),
             kernel_h.saturating_mul(kernel_w).saturating_mul(TAP_BYTES),
             runs * COLUMN_BYTES,
             // The rows and columns of the strides that are read.

@@ -28,6 +28,7 @@ fn plain() -> impl Strategy<Value = Kernel> {
             Kernel::Conv(_)
             | Kernel::Gemm(_)
             | Kernel::IntegerGemm(_)
+            | Kernel::IntegerConv(_)
             | Kernel::BlockGemm(_)
             | Kernel::Pool(_)
             | Kernel::Reduce(_)
@@ -130,6 +131,7 @@ fn each_kernel_has_its_own_number_and_name() {
         (6, "Permute"),
         (7, "Pointwise"),
         (8, "IntegerGemm"),
+        (9, "IntegerConv"),
         (10, "BlockGemm"),
         (11, "Convert"),
     ];

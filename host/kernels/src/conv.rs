@@ -117,7 +117,7 @@ pub(super) fn conv(memory: &mut [u8], conv: &Conv, watch: &Watch) -> Result<(), 
     if by_channel { checked.by_channel(output, watch) } else { checked.by_product(output, watch) }
 }
 
-fn windows(c: &Conv) -> Result<Windows, Refused> {
+pub(super) fn windows(c: &Conv) -> Result<Windows, Refused> {
     let all = [
         c.in_h,
         c.in_w,
@@ -285,7 +285,7 @@ impl Job for Channels<'_, '_> {
         // Filters of single channels are never narrow.
         let Stored::Single(weights) = conv.weights else { return true };
         let mut phases = Phases::new(watch, *w, 1, conv.strides(), 0.0, 2 * V::LANES);
-        let mut results = watch.scratch().take(phases.results() + 2 * V::LANES);
+        let mut results = watch.scratch().take(phases.layout().results() + 2 * V::LANES);
         for (first, output) in part.pieces() {
             for (at, plane) in output.chunks_exact_mut(w.count()).enumerate() {
                 if watch.expired() {
@@ -310,7 +310,7 @@ impl Job for Channels<'_, '_> {
                         return false;
                     }
                     for (y, to) in plane.chunks_exact_mut(w.out_w).enumerate() {
-                        copy::<V>(&results[y * phases.pitch..][..w.out_w], to);
+                        copy::<V>(&results[y * phases.layout().pitch..][..w.out_w], to);
                     }
                 }
                 if let Some(all) = conv.residual {
@@ -340,14 +340,14 @@ unsafe fn filter<V: Vector>(
     let elements = phases.elements();
     let (mut clock, mut at) = (Clock::new(watch), 0);
     // Two independent vectors at a time hide the latency of the additions.
-    while at < phases.results() {
-        if clock.expired_before(phases.taps.len()) {
+    while at < phases.layout().results() {
+        if clock.expired_before(phases.layout().taps.len()) {
             return false;
         }
         // SAFETY: the caller's. Phases and results have two vectors of slack.
         unsafe {
             let mut sums = [V::splat(0.0); 2];
-            for (tap, weight) in phases.taps.iter().zip(weights) {
+            for (tap, weight) in phases.layout().taps.iter().zip(weights) {
                 let from = elements[*tap as usize + at..][..2 * V::LANES].as_ptr();
                 let weight = V::splat(*weight);
                 sums[0] = V::load(from).fma(weight, sums[0]);

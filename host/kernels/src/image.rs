@@ -35,8 +35,8 @@ impl Windows {
         self.out_h * self.out_w
     }
 
-    /// The columns of an image that windows read, for each phase; see [`Phases`].
-    fn columns(&self, phase: usize, pitch: usize, column_stride: usize) -> Vec<Columns> {
+    /// The columns of an image that windows read, for each phase; see [`Layout`].
+    fn columns(&self, phase: usize, pitch: usize) -> Vec<Columns> {
         let read = read_at(self.kernel_w, self.dilation_w, self.stride_w);
         let capacity = self.kernel_w.min(self.stride_w).min(self.in_w);
         let mut found = Vec::with_capacity(capacity);
@@ -46,7 +46,7 @@ impl Windows {
             let column = (self.pad_left + skip) / self.stride_w;
             if skip < self.in_w && column < pitch {
                 found.push(Columns {
-                    from: skip * column_stride,
+                    from: skip,
                     to: at * phase + column,
                     count: (self.in_w - skip).div_ceil(self.stride_w).min(pitch - column),
                 });
@@ -67,51 +67,38 @@ impl Windows {
     }
 }
 
-/// Channels of an image, padded and split into one phase for each offset modulo the strides, so
-/// that the same element of neighbouring windows is at consecutive addresses.
+/// The order in which a channel of an image is copied: padded and split into one phase for each
+/// offset modulo the strides, so that the same element of neighbouring windows is at consecutive
+/// addresses.
 ///
 /// [`belljar_abi::scratch`] computes its memory and must match it.
-pub(super) struct Phases<'p> {
-    elements: Scratch<'p>,
-    windows: Windows,
+pub(super) struct Layout {
+    pub(super) windows: Windows,
     /// Columns of a phase, which is also the distance between rows of results.
     pub(super) pitch: usize,
     /// Elements of a phase.
     phase: usize,
     /// Elements of a channel.
-    channel: usize,
+    pub(super) channel: usize,
     /// The offset of each element of the first result's window.
     pub(super) taps: Vec<u32>,
     /// For each row of a stride, whether any window reads it.
     rows: Vec<bool>,
     /// The columns of the image to copy, the same for each of its rows.
-    columns: Vec<Columns>,
-    /// Elements of the image from one row to the next.
-    row_stride: usize,
-    /// Elements of the image from one of [`Columns`] to the next.
-    apart: usize,
+    pub(super) columns: Vec<Columns>,
 }
 
 /// Columns of an image that are consecutive in a phase.
-struct Columns {
-    /// Offset of the first column in a row of the image.
-    from: usize,
+pub(super) struct Columns {
+    /// The first column of the image. The next ones are a stride apart.
+    pub(super) from: usize,
     /// Its destination, relative to the start of a row of the first phase.
-    to: usize,
-    count: usize,
+    pub(super) to: usize,
+    pub(super) count: usize,
 }
 
-impl<'p> Phases<'p> {
-    /// Allocates several channels, padded with `padding`, of images with these strides of rows and
-    /// columns. The kernel may compute up to `slack` elements beyond the last result.
-    pub(super) fn new(
-        watch: &'p Watch,
-        windows: Windows,
-        channels: usize,
-        [row_stride, column_stride]: [usize; 2],
-        padding: f32,
-        slack: usize,
-    ) -> Phases<'p> {
+impl Layout {
+    pub(super) fn new(windows: Windows) -> Layout {
         let w = &windows;
         let (rows, columns) = w.reach();
         let pitch = columns.div_ceil(w.stride_w);
@@ -125,28 +112,79 @@ impl<'p> Phases<'p> {
                 taps.push((at * phase + y / w.stride_h * pitch + x / w.stride_w) as u32);
             }
         }
-        let channel = w.stride_h * w.stride_w * phase;
-        let last_tap = taps.iter().max().copied().unwrap_or_default() as usize;
-        let len = channel.max(last_tap + w.out_h * pitch + slack) + (channels - 1) * channel;
-        let mut elements = watch.scratch().take(len);
-        elements.fill(padding);
-        Phases {
-            elements,
+        Layout {
             windows,
             pitch,
             phase,
-            channel,
+            channel: w.stride_h * w.stride_w * phase,
             taps,
             rows: read_at(w.kernel_h, w.dilation_h, w.stride_h),
-            columns: w.columns(phase, pitch, column_stride),
-            row_stride,
-            apart: w.stride_w * column_stride,
+            columns: w.columns(phase, pitch),
         }
+    }
+
+    /// Number of elements of several channels, if a kernel may compute up to `slack` elements
+    /// beyond the last result.
+    pub(super) fn len(&self, channels: usize, slack: usize) -> usize {
+        let last_tap = self.taps.iter().max().copied().unwrap_or_default() as usize;
+        let last = self.channel.max(last_tap + self.results() + slack);
+        last + (channels - 1) * self.channel
     }
 
     /// Number of results of a channel, including the unused ones between rows.
     pub(super) fn results(&self) -> usize {
         self.windows.out_h * self.pitch
+    }
+
+    /// The rows of the image that windows read, each with its place in a channel.
+    #[inline(always)]
+    pub(super) fn rows(&self) -> impl Iterator<Item = (usize, usize)> {
+        let w = &self.windows;
+        // The position of the image's first row: its row of a stride, and its offset in the phase.
+        let (mut at, mut down) = (w.pad_top % w.stride_h, w.pad_top / w.stride_h * self.pitch);
+        let places = (0..w.in_h).map_while(move |y| {
+            let place = (down < self.phase).then_some((y, at, down));
+            at += 1;
+            if at == w.stride_h {
+                (at, down) = (0, down + self.pitch);
+            }
+            place
+        });
+        let read = places.filter(|(_, at, _)| self.rows[*at]);
+        read.map(|(y, at, down)| (y, at * w.stride_w * self.phase + down))
+    }
+}
+
+/// Channels of an image in the order of a [`Layout`].
+pub(super) struct Phases<'p> {
+    elements: Scratch<'p>,
+    layout: Layout,
+    /// Elements of the image from one row to the next.
+    row_stride: usize,
+    /// Elements of the image from one column to the next.
+    column_stride: usize,
+}
+
+impl<'p> Phases<'p> {
+    /// Allocates several channels, padded with `padding`, of images with these strides of rows and
+    /// columns. The kernel may compute up to `slack` elements beyond the last result.
+    pub(super) fn new(
+        watch: &'p Watch,
+        windows: Windows,
+        channels: usize,
+        [row_stride, column_stride]: [usize; 2],
+        padding: f32,
+        slack: usize,
+    ) -> Phases<'p> {
+        let layout = Layout::new(windows);
+        let mut elements = watch.scratch().take(layout.len(channels, slack));
+        elements.fill(padding);
+        Phases { elements, layout, row_stride, column_stride }
+    }
+
+    /// How the elements are arranged.
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// All elements, channel after channel.
@@ -165,30 +203,19 @@ impl<'p> Phases<'p> {
         plane: &[f32],
         before: &Before,
     ) {
-        let w = &self.windows;
-        let elements = &mut self.elements[channel * self.channel..];
-        // The position of the image's first row: its row of a stride, and its offset in the phase.
-        let (mut at, mut down) = (w.pad_top % w.stride_h, w.pad_top / w.stride_h * self.pitch);
-        for y in 0..w.in_h {
-            if down >= self.phase {
-                break;
-            }
-            if self.rows[at] {
-                let row = at * w.stride_w * self.phase + down;
-                for columns in &self.columns {
-                    let from = &plane[y * self.row_stride + columns.from..];
-                    let from = &from[..(columns.count - 1) * self.apart + 1];
-                    let to = &mut elements[row + columns.to..][..columns.count];
-                    // SAFETY: the caller's.
-                    unsafe {
-                        copy_apart::<V>(from, self.apart, to);
-                        before.apply::<V>(to);
-                    }
+        let layout = &self.layout;
+        let apart = layout.windows.stride_w * self.column_stride;
+        let elements = &mut self.elements[channel * layout.channel..];
+        for (y, row) in layout.rows() {
+            for columns in &layout.columns {
+                let from = &plane[y * self.row_stride + columns.from * self.column_stride..];
+                let from = &from[..(columns.count - 1) * apart + 1];
+                let to = &mut elements[row + columns.to..][..columns.count];
+                // SAFETY: the caller's.
+                unsafe {
+                    copy_apart::<V>(from, apart, to);
+                    before.apply::<V>(to);
                 }
-            }
-            at += 1;
-            if at == w.stride_h {
-                (at, down) = (0, down + self.pitch);
             }
         }
     }
@@ -295,10 +322,10 @@ impl<'a> Patches<'a> {
     pub(super) fn of_phases(phases: &'a Phases<'_>) -> Patches<'a> {
         Patches {
             elements: &phases.elements,
-            channel: phases.channel,
-            taps: &phases.taps,
-            pitch: phases.pitch,
-            columns: phases.windows.out_w,
+            channel: phases.layout.channel,
+            taps: &phases.layout.taps,
+            pitch: phases.layout.pitch,
+            columns: phases.layout.windows.out_w,
             // The phases were scaled when they were filled.
             before: None,
         }

@@ -7,7 +7,7 @@
 //!   each instruction set; `tests` tests them.
 //! - a whole operator of a model with a request of our own ([`compute`], `belljar_abi::kernel`):
 //!   `conv`, `gemm`, `block`, `pool`, `reduce`, `softmax`, `permute`, `pointwise` and `convert`, each
-//!   written once for any `vector`, and `integer` for products of 8-bit integers; `compute_tests`
+//!   written once for any `vector`, and `integer` for products and convolutions of 8-bit integers; `compute_tests`
 //!   tests them. `regions` turns the addresses of a
 //!   request into slices that do not overlap the output, `product` and `image` are parts of several
 //!   kernels.
@@ -175,6 +175,7 @@ pub fn compute(memory: &mut [u8], address: u32, count: u32, watch: &Watch) -> Re
         Kernel::Conv(conv) => conv::conv(memory, &conv, watch),
         Kernel::Gemm(gemm) => gemm::gemm(memory, &gemm, watch),
         Kernel::IntegerGemm(gemm) => integer::gemm(memory, &gemm, watch),
+        Kernel::IntegerConv(conv) => integer::conv(memory, &conv, watch),
         Kernel::Pool(pool) => pool::pool(memory, &pool, watch),
         Kernel::Reduce(reduce) => reduce::reduce(memory, &reduce, watch),
         Kernel::Softmax(softmax) => softmax::softmax(memory, &softmax, watch),

@@ -248,6 +248,30 @@ fn expensive() -> Vec<(&'static str, Kernel)> {
                 ..IntegerGemm::default()
             })
         }),
+        ("many packed weights of bytes", {
+            Kernel::IntegerConv(IntegerConv {
+                batch: 1,
+                groups: 1,
+                channels_in: 512,
+                channels_out: 900,
+                in_h: 40,
+                in_w: 40,
+                out_h: 40,
+                out_w: 40,
+                kernel_h: 3,
+                kernel_w: 3,
+                stride_h: 1,
+                stride_w: 1,
+                dilation_h: 1,
+                dilation_w: 1,
+                pad_top: 1,
+                pad_left: 1,
+                input: 4096,
+                weights: 4096,
+                output: OUTPUT,
+                ..IntegerConv::default()
+            })
+        }),
         ("a piece and a scale for each of 2 million groups", {
             let (groups, in_w) = (1 << 21, 1);
             let scaled = Conv { scale: 4096, shift: 4096, ..convolution() };

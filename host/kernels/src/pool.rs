@@ -87,7 +87,7 @@ impl Job for Planes<'_, '_> {
         let w = &windows;
         let padding = if mode == Mode::Max { f32::NEG_INFINITY } else { 0.0 };
         let mut phases = Phases::new(watch, windows, 1, [w.in_w, 1], padding, 2 * V::LANES);
-        let mut results = watch.scratch().take(phases.results() + 2 * V::LANES);
+        let mut results = watch.scratch().take(phases.layout().results() + 2 * V::LANES);
         let mut factors = Factors::new(w, mode);
         for (first, output) in part.pieces() {
             for (at, plane) in output.chunks_exact_mut(w.count()).enumerate() {
@@ -107,7 +107,7 @@ impl Job for Planes<'_, '_> {
                     }
                 }
                 for (y, to) in plane.chunks_exact_mut(w.out_w).enumerate() {
-                    let from = &results[y * phases.pitch..][..w.out_w];
+                    let from = &results[y * phases.layout().pitch..][..w.out_w];
                     match mode {
                         // SAFETY: the caller's.
                         Mode::Max | Mode::Sum => unsafe { copy::<V>(from, to) },
@@ -173,15 +173,15 @@ unsafe fn gather<V: Vector, const MAX: bool>(
 ) -> bool {
     let elements = phases.elements();
     let (mut clock, mut at) = (Clock::new(watch), 0);
-    while at < phases.results() {
-        if clock.expired_before(phases.taps.len()) {
+    while at < phases.layout().results() {
+        if clock.expired_before(phases.layout().taps.len()) {
             return false;
         }
         // SAFETY: the caller's. Phases and results have two vectors of slack.
         unsafe {
             let start = if MAX { f32::NEG_INFINITY } else { 0.0 };
             let mut found = [V::splat(start); 2];
-            for tap in &phases.taps {
+            for tap in &phases.layout().taps {
                 let from = elements[*tap as usize + at..][..2 * V::LANES].as_ptr();
                 for (half, found) in found.iter_mut().enumerate() {
                     let more = V::load(from.add(half * V::LANES));

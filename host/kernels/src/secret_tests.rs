@@ -85,6 +85,7 @@ fn integer_product() -> IntegerGemm {
         b_zeros: ADDRESSES[3],
         b_zero_stride: 1,
         output: ADDRESSES[5],
+        ..IntegerGemm::default()
     }
 }
 
@@ -116,6 +117,33 @@ fn convolution(channels_in: u32, channels_out: u32) -> Conv {
         high: f32::INFINITY.to_bits(),
         output: ADDRESSES[5],
         ..Conv::default()
+    }
+}
+
+/// Of bytes whose top bit is not flipped, so that secrets are found in scratch memory.
+fn integer_convolution(channels_in: u32, channels_out: u32) -> IntegerConv {
+    IntegerConv {
+        batch: 2,
+        groups: 2,
+        channels_in,
+        channels_out,
+        in_h: 12,
+        in_w: 16,
+        out_h: 12,
+        out_w: 16,
+        kernel_h: 3,
+        kernel_w: 3,
+        stride_h: 1,
+        stride_w: 1,
+        dilation_h: 1,
+        dilation_w: 1,
+        pad_top: 1,
+        pad_left: 4,
+        signs: 2,
+        input: ADDRESSES[0],
+        weights: ADDRESSES[1],
+        output: ADDRESSES[5],
+        ..IntegerConv::default()
     }
 }
 
@@ -161,6 +189,8 @@ fn with_scratch() -> Vec<Kernel> {
         Kernel::BlockGemm(block_product(5)),
         Kernel::BlockGemm(block_product(3)),
         Kernel::IntegerGemm(integer_product()),
+        Kernel::IntegerConv(integer_convolution(3, 4)),
+        Kernel::IntegerConv(integer_convolution(1, 1)),
         Kernel::Conv(convolution(3, 4)),
         Kernel::Conv(Conv { weights_type: 1, round_sum: 1, ..convolution(3, 4) }),
         Kernel::Conv(convolution(1, 1)),

@@ -116,9 +116,9 @@ impl Clock<'_> {
 }
 
 /// Rows of an output that one thread computes.
-pub(super) struct Rows<'a> {
+pub(super) struct Rows<'a, T = f32> {
     first: usize,
-    elements: &'a mut [f32],
+    elements: &'a mut [T],
     layout: Layout,
 }
 
@@ -139,10 +139,10 @@ impl Layout {
     }
 }
 
-impl<'a> Rows<'a> {
+impl<'a, T> Rows<'a, T> {
     /// The pieces in order, each with the number of its first row. They are computed lazily,
     /// because a list of them could be larger than the output.
-    pub(super) fn pieces(self) -> impl Iterator<Item = (usize, &'a mut [f32])> {
+    pub(super) fn pieces(self) -> impl Iterator<Item = (usize, &'a mut [T])> {
         let Rows { mut first, elements: mut rest, layout } = self;
         std::iter::from_fn(move || {
             let rows = layout.start_from(first + 1) - first;
@@ -158,13 +158,13 @@ impl<'a> Rows<'a> {
 /// Divides an output of rows of `columns` elements among at most `threads` threads. No piece
 /// crosses from one group of rows into the next, and within a group all but the last have a
 /// multiple of `align` rows.
-pub(super) fn split_rows<'a>(
-    output: &'a mut [f32],
+pub(super) fn split_rows<'a, T>(
+    output: &'a mut [T],
     columns: usize,
     group: usize,
     align: usize,
     threads: usize,
-) -> Vec<Rows<'a>> {
+) -> Vec<Rows<'a, T>> {
     let (columns, align) = (columns.max(1), align.max(1));
     let total = output.len() / columns;
     let group = group.clamp(1, total.max(1));
@@ -184,11 +184,11 @@ pub(super) fn split_rows<'a>(
 
 /// Computes every part, on several threads. Each thread needs at most this many bytes of scratch
 /// memory; if they are not available, nothing is computed.
-pub(super) fn in_parallel(
+pub(super) fn in_parallel<T: Send>(
     watch: &Watch,
     scratch_bytes: u64,
-    parts: Vec<Rows<'_>>,
-    compute: impl Fn(Rows<'_>) -> bool + Sync,
+    parts: Vec<Rows<'_, T>>,
+    compute: impl Fn(Rows<'_, T>) -> bool + Sync,
 ) -> Result<(), Refused> {
     watch.reserve(scratch_bytes, parts.len())?;
     let Some(pool) = watch.pool.as_ref().filter(|_| parts.len() > 1) else {

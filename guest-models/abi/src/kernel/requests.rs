@@ -210,7 +210,83 @@ words! {
         b_zeros,
         /// 0: one zero point for all columns. 1: one for each column.
         b_zero_stride,
-        /// The output: `i32`, its elements in order: product, row, column.
+        /// The type of the output. 0: `i32`, the sums. 1: float32, `sum · scale + bias`, rounded
+        /// after each operation. 2: `u8`, and 3: `i8`, `(sum + bias) · scale`, computed in float64,
+        /// rounded to the nearest integer, of two to the even one, moved by the zero point and
+        /// saturated.
+        output_type,
+        /// The scales, of float32 for an output of float32, and otherwise of float64.
+        scales,
+        /// 0: one scale for all columns. 1: one for each column.
+        scale_stride,
+        /// A bias for each column, of float32 for an output of float32, and otherwise of `i32`; or 0
+        /// for none.
+        bias,
+        /// The zero point of an output of bytes, in two's complement.
+        zero,
+        /// The output, its elements in order: product, row, column.
+        output,
+    }
+
+    /// A convolution of an image of bytes with filters of bytes: sums of `(element - zero point) ·
+    /// (weight - its zero point)` over the windows, which wrap around at 32 bits. Padding has the
+    /// image's zero point. The tensors are contiguous.
+    IntegerConv {
+        /// Images.
+        batch,
+        /// Groups.
+        groups,
+        /// Channels of a group of the image.
+        channels_in,
+        /// Channels of a group of the output.
+        channels_out,
+        /// Rows of the image.
+        in_h,
+        /// Columns of the image.
+        in_w,
+        /// Rows of the output.
+        out_h,
+        /// Columns of the output.
+        out_w,
+        /// Rows of the filter.
+        kernel_h,
+        /// Columns of the filter.
+        kernel_w,
+        /// Rows of the image for each row of the output.
+        stride_h,
+        /// Columns of the image for each column of the output.
+        stride_w,
+        /// Rows of the image for each row of the filter.
+        dilation_h,
+        /// Columns of the image for each column of the filter.
+        dilation_w,
+        /// Rows of padding before the first row.
+        pad_top,
+        /// Columns of padding before the first column.
+        pad_left,
+        /// Bit 0: the elements of the image are signed. Bit 1: the weights are.
+        signs,
+        /// The image.
+        input,
+        /// The zero point of the image, as a byte.
+        input_zero,
+        /// The filters: output channel, input channel of the group, row, column.
+        weights,
+        /// The zero points of the weights, in their type, or 0 for none.
+        weight_zeros,
+        /// 0: one zero point for all output channels. 1: one for each.
+        weight_zero_stride,
+        /// The type of the output, as in [`IntegerGemm`].
+        output_type,
+        /// The scales, as in [`IntegerGemm`].
+        scales,
+        /// 0: one scale for all output channels. 1: one for each.
+        scale_stride,
+        /// A bias for each output channel, as in [`IntegerGemm`].
+        bias,
+        /// The zero point of an output of bytes, in two's complement.
+        zero,
+        /// The output: image, channel, row, column.
         output,
     }
 
@@ -332,6 +408,37 @@ words! {
         input,
         /// The output.
         output,
+    }
+}
+
+impl IntegerConv {
+    /// The convolution of floats with the same windows on the same image, without addresses.
+    #[must_use]
+    pub fn geometry(&self) -> Conv {
+        let area = self.in_h.saturating_mul(self.in_w);
+        Conv {
+            batch: self.batch,
+            groups: self.groups,
+            channels_in: self.channels_in,
+            channels_out: self.channels_out,
+            in_h: self.in_h,
+            in_w: self.in_w,
+            out_h: self.out_h,
+            out_w: self.out_w,
+            kernel_h: self.kernel_h,
+            kernel_w: self.kernel_w,
+            stride_h: self.stride_h,
+            stride_w: self.stride_w,
+            dilation_h: self.dilation_h,
+            dilation_w: self.dilation_w,
+            pad_top: self.pad_top,
+            pad_left: self.pad_left,
+            batch_stride: area.saturating_mul(self.groups.saturating_mul(self.channels_in)),
+            channel_stride: area,
+            row_stride: self.in_w,
+            column_stride: 1,
+            ..Conv::default()
+        }
     }
 }
 

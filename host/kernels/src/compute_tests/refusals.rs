@@ -196,6 +196,26 @@ fn a_deadline_ends_every_kernel() {
         output: 8192,
         ..IntegerGemm::default()
     }));
+    asked.push(Kernel::IntegerConv(IntegerConv {
+        batch: 1,
+        groups: 1,
+        channels_in: 2,
+        channels_out: 2,
+        in_h: 8,
+        in_w: 8,
+        out_h: 8,
+        out_w: 8,
+        kernel_h: 1,
+        kernel_w: 1,
+        stride_h: 1,
+        stride_w: 1,
+        dilation_h: 1,
+        dilation_w: 1,
+        input: 4096,
+        weights: 4096,
+        output: 8192,
+        ..IntegerConv::default()
+    }));
     // A program checks the deadline after some tens of thousands of elements.
     let strides = [0; 5];
     asked.push(Kernel::Pointwise(Pointwise {

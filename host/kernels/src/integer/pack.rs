@@ -1,79 +1,138 @@
-//! Packs the operands of integer products: unsigned on the left, signed on the right.
+//! Packs the operands of integer products. One of them is unsigned and the other one signed: the
+//! top bit of every byte of an operand of the other kind is flipped.
 
-use belljar_abi::kernel::{INTEGER_STEPS, IntegerGemm, PANEL_ROWS};
+use belljar_abi::kernel::{INTEGER_STEPS, IntegerGemm, PANEL_COLUMNS, PANEL_ROWS};
 
 /// Bytes of the sum of a column.
 pub(super) const SUM_BYTES: usize = 4;
 
-/// Packs some rows, at most eight, and returns their sums. Rows beyond the last are zeros. For each
-/// group of four steps there are `words` words for each row: the four elements, or in two words
-/// those of even and odd steps, in 16 bits each.
-pub(super) fn pack_left(
-    g: &IntegerGemm,
-    a: &[u8],
-    row: usize,
-    rows: usize,
+/// The number that a byte stands for.
+#[inline(always)]
+pub(super) fn number(byte: u8, signed: bool) -> i32 {
+    if signed { i32::from(byte as i8) } else { byte.into() }
+}
+
+/// The bits to flip in an operand whose elements are signed or not, for one that is packed as
+/// signed or unsigned.
+pub(super) fn flip(signed: bool, packed_signed: bool) -> u8 {
+    if signed == packed_signed { 0 } else { 0x80 }
+}
+
+/// Packs rows of `k` elements, at most eight, and returns their sums. Rows beyond the last are
+/// zeros. For each group of four steps there are `words` words for each row: the four elements, or
+/// in two words those of even and odd steps, in 16 bits each.
+#[inline(always)]
+pub(super) fn pack_left<'a, const SIGNED: bool>(
+    rows: impl Iterator<Item = &'a [u8]>,
+    flip: u8,
     words: usize,
     panel: &mut [u32],
 ) -> [i32; PANEL_ROWS] {
     let mut sums = [0; PANEL_ROWS];
-    if rows < PANEL_ROWS {
-        panel.fill(0);
-    }
-    let flip = if g.signs & 1 == 0 { 0 } else { 0x8080_8080 };
-    for (at, sum) in sums.iter_mut().enumerate().take(rows) {
-        let elements = &a[(row + at) * g.a_row_stride as usize..][..g.k as usize];
-        let mut total = 0;
-        let mut put = |group: usize, word: u32| {
-            let (even, odd) = (word & 0x00ff_00ff, word >> 8 & 0x00ff_00ff);
-            let both = even + odd;
-            total += (both & 0xffff) + (both >> 16);
-            let place = (group * PANEL_ROWS + at) * words;
-            if words == 1 {
-                panel[place] = word;
-            } else {
-                panel[place..place + 2].copy_from_slice(&[even, odd]);
-            }
-        };
+    let mut count = 0;
+    for (at, (elements, sum)) in rows.zip(&mut sums).enumerate() {
+        *sum = elements.iter().map(|byte| number(byte ^ flip, SIGNED)).sum();
         let (whole, rest) = elements.as_chunks::<INTEGER_STEPS>();
-        for (group, bytes) in whole.iter().enumerate() {
-            put(group, u32::from_le_bytes(*bytes) ^ flip);
+        let places = panel[at * words..].chunks_mut(PANEL_ROWS * words);
+        for (bytes, to) in whole.iter().zip(places) {
+            put::<SIGNED>(bytes.map(|byte| byte ^ flip), &mut to[..words]);
         }
         if !rest.is_empty() {
             let mut bytes = [0; INTEGER_STEPS];
-            bytes[..rest.len()].copy_from_slice(rest);
-            let valid = u32::MAX >> (8 * (INTEGER_STEPS - rest.len()));
-            put(whole.len(), (u32::from_le_bytes(bytes) ^ flip) & valid);
+            bytes.iter_mut().zip(rest).for_each(|(to, from)| *to = from ^ flip);
+            put::<SIGNED>(bytes, &mut panel[(whole.len() * PANEL_ROWS + at) * words..][..words]);
         }
-        // At most 2^16 steps of at most 255.
-        *sum = total as i32;
+        count = at + 1;
+    }
+    if count < PANEL_ROWS {
+        for group in panel.chunks_exact_mut(PANEL_ROWS * words) {
+            group[count * words..].fill(0);
+        }
     }
     sums
 }
 
-/// Packs all steps of `width` columns; those beyond the last are zeros.
+/// Writes four elements of a left operand.
+#[inline(always)]
+fn put<const SIGNED: bool>(bytes: [u8; INTEGER_STEPS], to: &mut [u32]) {
+    if let [to] = to {
+        *to = u32::from_le_bytes(bytes);
+        return;
+    }
+    let wide = bytes.map(|byte| number(byte, SIGNED) as u32 & 0xffff);
+    to.copy_from_slice(&[wide[0] | wide[2] << 16, wide[1] | wide[3] << 16]);
+}
+
+/// The elements of four steps of consecutive columns, each column's after those of another, and
+/// adds them to the sums of the columns.
+#[inline(always)]
+pub(super) fn interleave<const SIGNED: bool>(
+    rows: [&[u8]; INTEGER_STEPS],
+    flip: u8,
+    to: &mut [[u8; INTEGER_STEPS]],
+    sums: &mut [i32],
+) {
+    let [first, second, third, fourth] = rows.map(|row| &row[..to.len()]);
+    let sums = &mut sums[..to.len()];
+    for at in 0..to.len() {
+        let four = [first[at], second[at], third[at], fourth[at]].map(|byte| byte ^ flip);
+        to[at] = four;
+        let [a, b, c, d] = four.map(|byte| number(byte, SIGNED));
+        sums[at] += a + b + c + d;
+    }
+}
+
+/// Packs all steps of `width` columns as signed numbers; those beyond the last are zeros.
+#[inline(always)]
 pub(super) fn pack_right(g: &IntegerGemm, b: &[u8], column: usize, width: usize, panel: &mut [u8]) {
-    let (k, step_stride) = (g.k as usize, g.b_step_stride as usize);
+    let (k, step) = (g.k as usize, g.b_step_stride as usize);
+    let apart = g.b_column_stride as usize;
     let valid = width.min(g.n as usize - column);
-    let flip = if g.signs & 2 == 0 { 0x80 } else { 0 };
-    let (sums, elements) = panel.split_at_mut(width * SUM_BYTES);
-    let sums = sums.as_chunks_mut::<SUM_BYTES>().0;
-    sums.fill([0; SUM_BYTES]);
-    for (group, to) in elements.chunks_exact_mut(width * INTEGER_STEPS).enumerate() {
-        let steps = INTEGER_STEPS.min(k - group * INTEGER_STEPS);
-        let to = to.as_chunks_mut::<INTEGER_STEPS>().0;
-        to[valid..].fill([0; INTEGER_STEPS]);
-        let columns = to[..valid].iter_mut().zip(sums.iter_mut()).enumerate();
-        for (at, (to, sum)) in columns {
-            let start =
-                group * INTEGER_STEPS * step_stride + (column + at) * g.b_column_stride as usize;
-            *to = [0; INTEGER_STEPS];
-            let mut total = i32::from_le_bytes(*sum);
-            for (step, to) in to.iter_mut().enumerate().take(steps) {
-                *to = b[start + step * step_stride] ^ flip;
-                total += i32::from(*to as i8);
-            }
-            *sum = total.to_le_bytes();
+    let flip = flip(g.signs & 2 != 0, true);
+    let (sum_bytes, elements) = panel.split_at_mut(width * SUM_BYTES);
+    let mut sums = [0i32; PANEL_COLUMNS];
+    let groups = elements.as_chunks_mut::<INTEGER_STEPS>().0;
+    if apart == 1 || valid == 1 {
+        // The flipped bits make zeros of these.
+        let nothing = [flip; PANEL_COLUMNS];
+        for (group, to) in groups.chunks_exact_mut(width).enumerate() {
+            let rows = std::array::from_fn(|at| match group * INTEGER_STEPS + at {
+                at if at < k => &b[at * step + column * apart..][..valid],
+                _ => &nothing[..],
+            });
+            interleave::<true>(rows, flip, &mut to[..valid], &mut sums);
+            to[valid..].fill([0; INTEGER_STEPS]);
         }
+    } else {
+        groups.fill([0; INTEGER_STEPS]);
+        for (at, sum) in sums[..valid].iter_mut().enumerate() {
+            let from = &b[(column + at) * apart..];
+            let places = groups[at..].iter_mut().step_by(width);
+            if step == 1 {
+                let (whole, rest) = from[..k].as_chunks::<INTEGER_STEPS>();
+                let mut places = places;
+                for (bytes, to) in whole.iter().zip(&mut places) {
+                    *to = bytes.map(|byte| byte ^ flip);
+                    *sum += to.iter().map(|byte| number(*byte, true)).sum::<i32>();
+                }
+                if let Some(to) = places.next() {
+                    for (to, byte) in to.iter_mut().zip(rest) {
+                        *to = byte ^ flip;
+                        *sum += number(*to, true);
+                    }
+                }
+                continue;
+            }
+            for (group, to) in places.enumerate() {
+                let steps = INTEGER_STEPS.min(k - group * INTEGER_STEPS);
+                for (at, to) in to[..steps].iter_mut().enumerate() {
+                    *to = from[(group * INTEGER_STEPS + at) * step] ^ flip;
+                    *sum += number(*to, true);
+                }
+            }
+        }
+    }
+    for (to, sum) in sum_bytes.as_chunks_mut::<SUM_BYTES>().0.iter_mut().zip(sums) {
+        *to = sum.to_le_bytes();
     }
 }

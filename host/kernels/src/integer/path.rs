@@ -4,6 +4,8 @@
 use super::super::InstructionSet;
 #[cfg(target_arch = "x86_64")]
 use super::super::Instructions;
+#[cfg(target_arch = "x86_64")]
+use super::x86;
 use super::{Tile, portable};
 
 /// The instructions for a product. Only [`Path::available`] creates values other than
@@ -23,6 +25,39 @@ enum Kind {
     #[cfg(target_arch = "x86_64")]
     Half,
     Portable,
+}
+
+/// Computes tiles of products. One of the operands is signed, the other one unsigned.
+///
+/// # Safety
+/// Every method must only be called on a machine that has the instructions, from code inlined into
+/// one of [`Path::run`]'s entries.
+pub(super) unsafe trait Tiles {
+    /// Number of words of four steps of one row of a packed left operand.
+    const WORDS: usize;
+
+    /// Computes a tile of `groups` groups of four steps. The left operand is the signed one if
+    /// `SIGNED_LEFT` is set, and the right one otherwise.
+    ///
+    /// # Safety
+    /// As the trait.
+    unsafe fn tile<const SIGNED_LEFT: bool>(
+        rows: usize,
+        groups: usize,
+        a: &[u32],
+        b: &[u8],
+        width: usize,
+        tile: &mut Tile,
+    );
+}
+
+/// A computation with tiles.
+pub(super) trait Job {
+    /// Returns whether it finished before the deadline.
+    ///
+    /// # Safety
+    /// Only [`Path::run`] calls it.
+    unsafe fn run<T: Tiles>(self) -> bool;
 }
 
 impl Path {
@@ -51,38 +86,20 @@ impl Path {
         Path::available(set).next().unwrap_or(Path::PORTABLE)
     }
 
-    /// Number of words of four steps of a packed left operand.
-    pub(super) fn words(self) -> usize {
+    /// Runs a job with these instructions.
+    pub(super) fn run<J: Job>(self, job: J) -> bool {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Wide | Kind::Half => 2,
+            // SAFETY: `available` has found AVX2, AVX-512F, AVX-512BW and AVX-512 VNNI.
+            Kind::Vnni => unsafe { x86::with_vnni(job) },
             #[cfg(target_arch = "x86_64")]
-            Kind::Vnni => 1,
-            Kind::Portable => 1,
-        }
-    }
-
-    /// Computes a tile of `groups` groups of four steps.
-    pub(super) fn tile(
-        self,
-        rows: usize,
-        groups: usize,
-        a: &[u32],
-        b: &[u8],
-        width: usize,
-        tile: &mut Tile,
-    ) {
-        match self.0 {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: `available` has found AVX-512F, AVX-512BW and AVX-512 VNNI.
-            Kind::Vnni => unsafe { super::x86::vnni(rows, groups, a, b, width, tile) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: `available` has found AVX-512F and AVX-512BW.
-            Kind::Wide => unsafe { super::x86::wide(rows, groups, a, b, width, tile) },
+            // SAFETY: `available` has found AVX2, AVX-512F and AVX-512BW.
+            Kind::Wide => unsafe { x86::with_wide(job) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: both instruction sets include AVX2.
-            Kind::Half => unsafe { super::x86::half(rows, groups, a, b, width, tile) },
-            Kind::Portable => portable::tile(rows, groups, a, b, width, tile),
+            Kind::Half => unsafe { x86::with_half(job) },
+            // SAFETY: it needs no instructions in particular.
+            Kind::Portable => unsafe { job.run::<portable::Plain>() },
         }
     }
 }

@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use belljar_abi::kernel::{INTEGER_STEPS, PANEL_COLUMNS, PANEL_ROWS};
 
+use super::path::{Job, Tiles};
 use super::{GRAIN, Tile};
 
 /// Sums of consecutive columns.
@@ -25,8 +26,8 @@ unsafe trait Sums: Copy {
 
     unsafe fn zero() -> Self;
     unsafe fn left(from: *const u32) -> Self::Left;
-    unsafe fn right(from: *const u8) -> Self::Right;
-    unsafe fn add(self, left: Self::Left, right: Self::Right) -> Self;
+    unsafe fn right<const SIGNED: bool>(from: *const u8) -> Self::Right;
+    unsafe fn add<const SIGNED_LEFT: bool>(self, left: Self::Left, right: Self::Right) -> Self;
     unsafe fn store(self, to: *mut i32);
 }
 
@@ -56,15 +57,16 @@ unsafe impl Sums for Vnni {
     }
 
     #[inline(always)]
-    unsafe fn right(from: *const u8) -> __m512i {
+    unsafe fn right<const SIGNED: bool>(from: *const u8) -> __m512i {
         // SAFETY: as above.
         unsafe { _mm512_loadu_si512(from.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn add(self, left: __m512i, right: __m512i) -> Vnni {
+    unsafe fn add<const SIGNED_LEFT: bool>(self, left: __m512i, right: __m512i) -> Vnni {
+        let (unsigned, signed) = if SIGNED_LEFT { (right, left) } else { (left, right) };
         // SAFETY: as above.
-        Vnni(unsafe { _mm512_dpbusd_epi32(self.0, left, right) })
+        Vnni(unsafe { _mm512_dpbusd_epi32(self.0, unsigned, signed) })
     }
 
     #[inline(always)]
@@ -102,17 +104,20 @@ unsafe impl Sums for Wide {
     }
 
     #[inline(always)]
-    unsafe fn right(from: *const u8) -> [__m512i; 2] {
+    unsafe fn right<const SIGNED: bool>(from: *const u8) -> [__m512i; 2] {
         // SAFETY: as above.
         unsafe {
             let four = _mm512_loadu_si512(from.cast());
-            let even = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(four));
-            [even, _mm512_srai_epi16::<8>(four)]
+            let even = _mm512_slli_epi16::<8>(four);
+            match SIGNED {
+                true => [_mm512_srai_epi16::<8>(even), _mm512_srai_epi16::<8>(four)],
+                false => [_mm512_srli_epi16::<8>(even), _mm512_srli_epi16::<8>(four)],
+            }
         }
     }
 
     #[inline(always)]
-    unsafe fn add(self, left: [__m512i; 2], right: [__m512i; 2]) -> Wide {
+    unsafe fn add<const SIGNED_LEFT: bool>(self, left: [__m512i; 2], right: [__m512i; 2]) -> Wide {
         // SAFETY: as above.
         unsafe {
             let even = _mm512_madd_epi16(left[0], right[0]);
@@ -156,17 +161,20 @@ unsafe impl Sums for Half {
     }
 
     #[inline(always)]
-    unsafe fn right(from: *const u8) -> [__m256i; 2] {
+    unsafe fn right<const SIGNED: bool>(from: *const u8) -> [__m256i; 2] {
         // SAFETY: as above.
         unsafe {
             let four = _mm256_loadu_si256(from.cast());
-            let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(four));
-            [even, _mm256_srai_epi16::<8>(four)]
+            let even = _mm256_slli_epi16::<8>(four);
+            match SIGNED {
+                true => [_mm256_srai_epi16::<8>(even), _mm256_srai_epi16::<8>(four)],
+                false => [_mm256_srli_epi16::<8>(even), _mm256_srli_epi16::<8>(four)],
+            }
         }
     }
 
     #[inline(always)]
-    unsafe fn add(self, left: [__m256i; 2], right: [__m256i; 2]) -> Half {
+    unsafe fn add<const SIGNED_LEFT: bool>(self, left: [__m256i; 2], right: [__m256i; 2]) -> Half {
         // SAFETY: as above.
         unsafe {
             let even = _mm256_madd_epi16(left[0], right[0]);
@@ -182,35 +190,51 @@ unsafe impl Sums for Half {
     }
 }
 
-/// Declares the function that computes a tile with some instructions.
-macro_rules! tiles {
+/// Declares the entries that run a job with some instructions.
+macro_rules! entries {
     ($($name:ident = $sums:ty, $features:literal;)*) => {$(
-        /// Computes a tile.
+        /// # Safety
+        /// The machine must have the instructions that the function is compiled for.
         #[target_feature(enable = $features)]
-        pub(super) fn $name(
-            rows: usize,
-            groups: usize,
-            a: &[u32],
-            b: &[u8],
-            width: usize,
-            tile: &mut Tile,
-        ) {
-            // SAFETY: this function's features are those of its sums.
-            unsafe { tile_of::<$sums>(rows, groups, a, b, width, tile) }
+        pub(super) unsafe fn $name<J: Job>(job: J) -> bool {
+            // SAFETY: the caller guarantees the instructions, and everything in a job is inlined
+            // here.
+            unsafe { job.run::<By<$sums>>() }
         }
     )*};
 }
 
-tiles! {
-    vnni = Vnni, "avx512f,avx512bw,avx512vnni";
-    wide = Wide, "avx512f,avx512bw";
-    half = Half, "avx2";
+entries! {
+    with_vnni = Vnni, "avx2,avx512f,avx512bw,avx512vnni";
+    with_wide = Wide, "avx2,avx512f,avx512bw";
+    with_half = Half, "avx2";
+}
+
+/// Tiles of such sums.
+struct By<S>(std::marker::PhantomData<S>);
+
+// SAFETY: the instructions are those of the sums.
+unsafe impl<S: Sums> Tiles for By<S> {
+    const WORDS: usize = S::WORDS;
+
+    #[inline(always)]
+    unsafe fn tile<const SIGNED_LEFT: bool>(
+        rows: usize,
+        groups: usize,
+        a: &[u32],
+        b: &[u8],
+        width: usize,
+        tile: &mut Tile,
+    ) {
+        // SAFETY: the caller's.
+        unsafe { tile_of::<S, SIGNED_LEFT>(rows, groups, a, b, width, tile) }
+    }
 }
 
 /// # Safety
 /// As [`Sums`].
 #[inline(always)]
-unsafe fn tile_of<S: Sums>(
+unsafe fn tile_of<S: Sums, const SIGNED_LEFT: bool>(
     rows: usize,
     groups: usize,
     a: &[u32],
@@ -225,13 +249,13 @@ unsafe fn tile_of<S: Sums>(
     // multiple of every vector's length.
     unsafe {
         match (S::ROWS, rows) {
-            (_, 1) => columns::<S, 1>(groups, a, b, width, tile),
-            (_, 2..=4) => columns::<S, 4>(groups, a, b, width, tile),
-            (8, _) => columns::<S, 8>(groups, a, b, width, tile),
+            (_, 1) => columns::<S, SIGNED_LEFT, 1>(groups, a, b, width, tile),
+            (_, 2..=4) => columns::<S, SIGNED_LEFT, 4>(groups, a, b, width, tile),
+            (8, _) => columns::<S, SIGNED_LEFT, 8>(groups, a, b, width, tile),
             _ => {
-                columns::<S, 4>(groups, a, b, width, tile);
+                columns::<S, SIGNED_LEFT, 4>(groups, a, b, width, tile);
                 let (a, tile) = (a.add(4 * S::WORDS), tile.add(4 * PANEL_COLUMNS));
-                columns::<S, 4>(groups, a, b, width, tile);
+                columns::<S, SIGNED_LEFT, 4>(groups, a, b, width, tile);
             }
         }
     }
@@ -242,7 +266,7 @@ unsafe fn tile_of<S: Sums>(
 /// # Safety
 /// As [`tile_of`].
 #[inline(always)]
-unsafe fn columns<S: Sums, const R: usize>(
+unsafe fn columns<S: Sums, const SIGNED_LEFT: bool, const R: usize>(
     groups: usize,
     a: *const u32,
     b: *const u8,
@@ -253,15 +277,15 @@ unsafe fn columns<S: Sums, const R: usize>(
     // SAFETY: the caller's.
     unsafe {
         while S::WORDS == 1 && column + 3 * S::LANES <= width {
-            piece::<S, R, 3>(groups, a, b.add(column * 4), width, tile.add(column));
+            piece::<S, SIGNED_LEFT, R, 3>(groups, a, b.add(column * 4), width, tile.add(column));
             column += 3 * S::LANES;
         }
         while column + 2 * S::LANES <= width {
-            piece::<S, R, 2>(groups, a, b.add(column * 4), width, tile.add(column));
+            piece::<S, SIGNED_LEFT, R, 2>(groups, a, b.add(column * 4), width, tile.add(column));
             column += 2 * S::LANES;
         }
         while column < width {
-            piece::<S, R, 1>(groups, a, b.add(column * 4), width, tile.add(column));
+            piece::<S, SIGNED_LEFT, R, 1>(groups, a, b.add(column * 4), width, tile.add(column));
             column += S::LANES;
         }
     }
@@ -272,7 +296,7 @@ unsafe fn columns<S: Sums, const R: usize>(
 /// # Safety
 /// As [`tile_of`].
 #[inline(always)]
-unsafe fn piece<S: Sums, const R: usize, const C: usize>(
+unsafe fn piece<S: Sums, const SIGNED_LEFT: bool, const R: usize, const C: usize>(
     groups: usize,
     mut a: *const u32,
     mut b: *const u8,
@@ -285,14 +309,18 @@ unsafe fn piece<S: Sums, const R: usize, const C: usize>(
         let mut sums = [[S::zero(); C]; R];
         let step = width * INTEGER_STEPS;
         for _ in 0..groups {
-            let mut right = [S::right(b); C];
+            let mut right = [S::right::<false>(b); C];
             for (at, right) in right.iter_mut().enumerate() {
-                *right = S::right(b.add(at * S::LANES * INTEGER_STEPS));
+                let from = b.add(at * S::LANES * INTEGER_STEPS);
+                *right = match SIGNED_LEFT {
+                    true => S::right::<false>(from),
+                    false => S::right::<true>(from),
+                };
             }
             for (row, sums) in sums.iter_mut().enumerate() {
                 let left = S::left(a.add(row * S::WORDS));
                 for (sum, right) in sums.iter_mut().zip(right) {
-                    *sum = sum.add(left, right);
+                    *sum = sum.add::<SIGNED_LEFT>(left, right);
                 }
             }
             a = a.wrapping_add(PANEL_ROWS * S::WORDS);
