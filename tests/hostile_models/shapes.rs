@@ -95,7 +95,7 @@ fn einsum_results_follow_their_equations() {
 }
 
 #[test]
-fn matmul_integer_refuses_vectors() {
+fn matmul_integer_takes_vectors() {
     let product = |a: &[usize], b: &[usize]| {
         let inputs =
             [("a", a), ("b", b)].map(|(name, shape)| value(name, UINT8, &fixed(&dims(shape))));
@@ -109,13 +109,20 @@ fn matmul_integer_refuses_vectors() {
         let twos = |shape: &[usize]| Tensor::new(vec![2u8; shape.iter().product()], shape).unwrap();
         (bytes, [("a", twos(a)), ("b", twos(b))])
     };
-    let (model, inputs) = product(&[1, 3], &[3, 2]);
-    let outputs = run(&model, &inputs).unwrap();
-    assert_eq!(outputs[0].1, Tensor::new(vec![12i32; 2], &[1, 2]).unwrap());
-    for (a, b) in [(&[3][..], &[3, 2][..]), (&[2, 3], &[3]), (&[3], &[3])] {
+    let rows: [(&[usize], &[usize], &[usize]); 4] = [
+        (&[1, 3], &[3, 2], &[1, 2]),
+        (&[3], &[3, 2], &[2]),
+        (&[2, 3], &[3], &[2]),
+        (&[3], &[3], &[]),
+    ];
+    for (a, b, shape) in rows {
         let (model, inputs) = product(a, b);
-        refused(&model, &inputs, "a product of vectors");
+        let expected = vec![12i32; shape.iter().product()];
+        let outputs = run(&model, &inputs).unwrap();
+        assert_eq!(outputs[0].1, Tensor::new(expected, shape).unwrap());
     }
+    let (model, inputs) = product(&[3], &[2]);
+    refused(&model, &inputs, "cannot be multiplied");
 }
 
 /// tract does not terminate on such a product unless both dimensions are known to be 1.

@@ -315,6 +315,15 @@ fn well_formed(bytes: &mut Bytes<'_>) -> Kernel {
             high: bytes.bound(),
             output: bytes.output(),
         }),
+        Kernel::Quantize(_) => Kernel::Quantize(Quantize {
+            count: bytes.size(),
+            input: bytes.address(),
+            scale: bytes.bound(),
+            zero: bytes.byte() % 130,
+            nan: bytes.byte(),
+            signed: bytes.mode() % 3,
+            output: bytes.output(),
+        }),
         Kernel::Convert(_) => Kernel::Convert(Convert {
             count: bytes.size(),
             from: bytes.narrow(),
@@ -381,6 +390,10 @@ fn fit(kernel: &mut Kernel) {
             0 => convert.to = convert.to.max(1),
             _ => convert.to = 0,
         },
+        Kernel::Quantize(quantize) => {
+            quantize.signed %= 2;
+            quantize.zero %= 128;
+        }
         Kernel::Softmax(_) | Kernel::Permute(_) => {}
     }
 }
@@ -438,5 +451,6 @@ pub(crate) fn output(words: &[u32]) -> Option<u32> {
         Kernel::Pointwise(program) => program.output,
         Kernel::BlockGemm(gemm) => gemm.output,
         Kernel::Convert(convert) => convert.output,
+        Kernel::Quantize(quantize) => quantize.output,
     })
 }

@@ -16,8 +16,8 @@ pub use pointwise::{
 };
 pub use requests::{
     BlockGemm, Conv, Convert, Dims, Gemm, INTEGER_STEPS, IntegerConv, IntegerGemm, KERNEL_RANK,
-    MAX_INTEGER_STEPS, MAX_POOL_SIZE, MAX_TAPS, PANEL_COLUMNS, PANEL_ROWS, Permute, Pool, Reduce,
-    Softmax,
+    MAX_INTEGER_STEPS, MAX_POOL_SIZE, MAX_TAPS, PANEL_COLUMNS, PANEL_ROWS, Permute, Pool, Quantize,
+    Reduce, Softmax,
 };
 
 /// Maximum number of words of a request.
@@ -104,6 +104,8 @@ kernels! {
     BlockGemm = 10,
     /// A conversion between float32 and a narrow float.
     Convert = 11,
+    /// A conversion of float32 to bytes with a scale and a zero point.
+    Quantize = 14,
 }
 
 impl Kernel {
@@ -135,7 +137,8 @@ impl Kernel {
             | Kernel::Softmax(_)
             | Kernel::Permute(_)
             | Kernel::Pointwise(_)
-            | Kernel::Convert(_) => None,
+            | Kernel::Convert(_)
+            | Kernel::Quantize(_) => None,
         }
     }
 }

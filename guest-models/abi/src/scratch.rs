@@ -42,7 +42,11 @@ impl Kernel {
             Kernel::IntegerGemm(gemm) => gemm.scratch_bytes(),
             Kernel::IntegerConv(conv) => conv.scratch_bytes(),
             Kernel::Pointwise(program) => program.scratch_bytes(),
-            Kernel::Reduce(_) | Kernel::Softmax(_) | Kernel::Permute(_) | Kernel::Convert(_) => 0,
+            Kernel::Reduce(_)
+            | Kernel::Softmax(_)
+            | Kernel::Permute(_)
+            | Kernel::Convert(_)
+            | Kernel::Quantize(_) => 0,
         }
     }
 }

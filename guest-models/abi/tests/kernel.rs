@@ -29,6 +29,7 @@ fn plain() -> impl Strategy<Value = Kernel> {
             | Kernel::Gemm(_)
             | Kernel::IntegerGemm(_)
             | Kernel::IntegerConv(_)
+            | Kernel::Quantize(_)
             | Kernel::BlockGemm(_)
             | Kernel::Pool(_)
             | Kernel::Reduce(_)
@@ -134,6 +135,7 @@ fn each_kernel_has_its_own_number_and_name() {
         (9, "IntegerConv"),
         (10, "BlockGemm"),
         (11, "Convert"),
+        (14, "Quantize"),
     ];
     assert_eq!(named, expected);
     for unknown in [0, 1 + found.into_iter().max().unwrap(), u32::MAX] {

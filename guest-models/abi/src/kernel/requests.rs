@@ -396,6 +396,25 @@ words! {
         output,
     }
 
+    /// Numbers as bytes: `element ÷ scale`, rounded to the nearest integer, of two to the even one,
+    /// moved by the zero point and saturated.
+    Quantize {
+        /// Elements.
+        count,
+        /// The input, of float32.
+        input,
+        /// Bits of the scale.
+        scale,
+        /// The zero point, in two's complement.
+        zero,
+        /// The byte for quotients that are NaN.
+        nan,
+        /// 0: the output is `u8`. 1: it is `i8`.
+        signed,
+        /// The output.
+        output,
+    }
+
     /// `softmax` along the middle one of three dimensions.
     Softmax {
         /// Outer dimension.

@@ -12,6 +12,7 @@ pub(crate) mod equal_sizes;
 pub mod errors;
 pub(crate) mod facts;
 pub mod inference;
+pub mod native;
 pub(crate) mod numbers;
 pub mod operator;
 pub(crate) mod philox;

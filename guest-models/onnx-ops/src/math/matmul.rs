@@ -1,4 +1,4 @@
-//! MatMul and MatMulInteger (ONNX), with sizes that are checked.
+//! MatMul (ONNX), with sizes that are checked.
 
 use tract_onnx::tract_hir::internal::*;
 
@@ -9,10 +9,8 @@ use crate::framework::operator::wire_operator;
 use crate::framework::registration::{Registration, wrapped};
 use crate::framework::wrapped::{Wrapped, Wrapping};
 
-pub(crate) const OPERATORS: &[Registration] = &[
-    wrapped("MatMul", Wrapping::new(matmul).check(check_ranks)),
-    wrapped("MatMulInteger", Wrapping::new(matmul_integer).check(check_ranks)),
-];
+pub(crate) const OPERATORS: &[Registration] =
+    &[wrapped("MatMul", Wrapping::new(matmul).check(check_ranks))];
 
 /// Checks that both operands have dimensions.
 fn check_ranks<'r>(
@@ -68,19 +66,6 @@ fn matmul(
     model.wire_node(prefix, AxisOp::Rm(0), &number)
 }
 
-fn matmul_integer(
-    op: &Wrapped,
-    prefix: &str,
-    model: &mut TypedModel,
-    inputs: &[OutletId],
-) -> TractResult<TVec<OutletId>> {
-    for input in &inputs[..2] {
-        let rank = model.outlet_fact(*input)?.rank();
-        ensure!(rank >= 2, "a product of vectors is not implemented");
-    }
-    product(op, prefix, model, inputs)
-}
-
 #[cfg(test)]
 mod tests {
     use crate::testing::{case, counting, row, scalar, tensor};
@@ -130,17 +115,5 @@ mod tests {
         let product = case("MatMul").input(tensor(&[2, 2], &[1i64, 2, 3, 4])).constants();
         let product = product.input(tensor(&[2, 1], &[10i64, 1]));
         product.gives_open(&[(0, 0, "n")], &["n,1"], &[tensor(&[2, 1], &[12i64, 34])], 0.0);
-    }
-
-    #[test]
-    fn matmul_integer_sums_in_32_bits() {
-        let a = || tensor(&[2, 2], &[255u8, 255, 0, 1]);
-        let b = || tensor(&[2, 1], &[-128i8, -128]);
-        case("MatMulInteger").input(a()).input(b()).gives(tensor(&[2, 1], &[-65280i32, -128]));
-        let centred =
-            case("MatMulInteger").input(a()).input(b()).input(scalar(1u8)).input(scalar(-1i8));
-        // [[254, 254], [-1, 0]] · [-127, -127]
-        centred.gives(tensor(&[2, 1], &[-64516i32, 127]));
-        case("MatMulInteger").input(a()).input(tensor(&[1, 2], &[1i8, 2])).fails("");
     }
 }

@@ -8,12 +8,12 @@ use tract_onnx::pb::{AttributeProto, NodeProto};
 use tract_onnx::tract_core::ops::math::add;
 use tract_onnx::tract_hir::internal::*;
 
-use super::quantized::shapes::product_dims;
 use crate::framework::equal_sizes::check_equal_sizes;
 use crate::framework::errors::{bail, ensure};
 use crate::framework::registration::{Registration, own};
 use crate::framework::upstream::BuildResult;
 use crate::framework::wiring::{two_of_one_type, wire_times};
+use crate::quantization::shapes::product_dims;
 use crate::registry;
 
 pub(crate) const OPERATORS: &[Registration] = &[

@@ -1,4 +1,4 @@
-//! Conv and ConvInteger (ONNX): tract computes them; their windows are checked here.
+//! Conv (ONNX): tract computes it; its windows are checked here.
 
 use tract_onnx::tract_hir::internal::*;
 
@@ -7,10 +7,8 @@ use crate::framework::registration::{Registration, wrapped};
 use crate::framework::wrapped::{Wrapped, Wrapping};
 use crate::nn::window_spec::{check_lists, check_windows};
 
-pub(crate) const OPERATORS: &[Registration] = &[
-    wrapped("Conv", Wrapping::new(conv).check(check_conv)),
-    wrapped("ConvInteger", Wrapping::new(conv).check(check_conv)),
-];
+pub(crate) const OPERATORS: &[Registration] =
+    &[wrapped("Conv", Wrapping::new(conv).check(check_conv))];
 
 fn conv(
     op: &Wrapped,

@@ -1,10 +1,13 @@
-//! QLinearMatMul (ONNX, operator set 10) and QLinearConv (10): exact sums of integer products,
-//! scaled and rounded once to the nearest even.
+//! QLinearMatMul (ONNX, operator set 10), QLinearConv and ConvInteger (10): exact sums of integer
+//! products. The first two are scaled and rounded once to the nearest even.
 
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
+use super::integers::{ByteProduct, Bytes, Columns, Rounding, check_depth, of_bytes};
+use super::native::{self, Convolution, Finish};
+use super::shapes::{Product, product_dims};
 use crate::framework::dims::{advance, strides, volume};
 use crate::framework::errors::{bail, ensure};
 use crate::framework::facts::{
@@ -16,14 +19,20 @@ use crate::framework::tensors::{floats, ints, rounded, shapes};
 use crate::framework::upstream::BuildResult;
 use crate::nn::window_spec::WindowSpec;
 
-pub(crate) const OPERATORS: &[Registration] =
-    &[own("QLinearMatMul", |_, node| built(MatMul, node)), own("QLinearConv", build_q_linear_conv)];
+pub(crate) const OPERATORS: &[Registration] = &[
+    own("QLinearMatMul", |_, node| built(MatMul, node)),
+    own("QLinearConv", build_q_linear_conv),
+    own("ConvInteger", build_conv_integer),
+];
 
 /// Builds QLinearConv of ONNX, and that of `com.microsoft`, which may have its channels last.
 pub(crate) fn build_q_linear_conv(_: &ParsingContext, node: &NodeProto) -> BuildResult {
-    let groups = node.get_attr_opt("group")?.unwrap_or(1);
     let channels_last = node.get_attr_opt::<i64>("channels_last")?.unwrap_or(0) != 0;
-    built(Conv { spec: WindowSpec::of(node)?, groups, channels_last }, node)
+    built(Conv { channels_last, ..Conv::of(node, true)? }, node)
+}
+
+fn build_conv_integer(_: &ParsingContext, node: &NodeProto) -> BuildResult {
+    built(Conv::of(node, false)?, node)
 }
 
 /// The one number of a tensor.
@@ -34,14 +43,9 @@ fn one(tensor: &Tensor) -> TractResult<f64> {
     Ok(value)
 }
 
-/// Integers minus their zero point, of which there is one, or one for each row.
-fn subtract_zero_point(tensor: &Tensor, zero: &Tensor, row: usize) -> TractResult<Vec<i32>> {
-    let zeros = ints(zero)?;
-    let rows = if zeros.len() == 1 { usize::MAX } else { row.max(1) };
-    let known = zeros.len() == 1 || zeros.len() * row == tensor.len();
-    ensure!(known, "{} zero points do not match the scales", zeros.len());
-    let values = ints(tensor)?.into_iter().enumerate();
-    Ok(values.map(|(at, value)| (value - zeros[at / rows]) as i32).collect())
+/// The zero points of a tensor as integers. Without one they are zero.
+fn zeros(tensor: Option<&Tensor>) -> TractResult<Vec<i32>> {
+    tensor.map_or(Ok(vec![0]), |tensor| Ok(Bytes::of(tensor)?.to_vec()))
 }
 
 /// The factor between sums and results. Scales are multiplied in their own type.
@@ -52,57 +56,8 @@ fn factor(x: f64, w: f64, y: f64, dtype: DatumType) -> TractResult<f64> {
     Ok(factor)
 }
 
-/// Rounds sums to the element type of the results.
-fn quantized(
-    sums: impl Iterator<Item = f64>,
-    zero: &Tensor,
-    shape: &[usize],
-) -> TractResult<Tensor> {
-    let dtype = zero.datum_type();
-    let zero = one(zero)?;
-    let (min, max) = if dtype == i8::datum_type() { (-128.0, 127.0) } else { (0.0, 255.0) };
-    let round = |sum: f64| (sum.round_ties_even() + zero).clamp(min, max) as i64;
-    let values: Vec<i64> = sums.map(round).collect();
-    Ok(Tensor::from_shape(shape, &values)?.cast_to_dt(dtype)?.into_owned())
-}
-
-/// The largest number of products whose sum fits 32 bits.
-const MAX_PRODUCTS: usize = 1 << 14;
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct MatMul;
-
-/// The shape of a product, and that of its rows and columns.
-fn product(a: &[usize], b: &[usize]) -> TractResult<(Vec<usize>, [usize; 3])> {
-    let ([a_batch @ .., rows, deep], [b_batch @ .., of, columns]) = (a, b) else {
-        bail!("multiplying the shapes {a:?} and {b:?} is not implemented")
-    };
-    ensure!(deep == of, "matrices of the shapes {a:?} and {b:?} cannot be multiplied");
-    let rank = a_batch.len().max(b_batch.len());
-    let dim =
-        |batch: &[usize], at: usize| (at + batch.len()).checked_sub(rank).map_or(1, |at| batch[at]);
-    let mut shape = Vec::with_capacity(rank + 2);
-    for at in 0..rank {
-        let (a_dim, b_dim) = (dim(a_batch, at), dim(b_batch, at));
-        ensure!(
-            a_dim == b_dim || a_dim == 1 || b_dim == 1,
-            "matrices of the shapes {a:?} and {b:?} cannot be multiplied"
-        );
-        shape.push(if a_dim == 1 { b_dim } else { a_dim });
-    }
-    shape.extend([*rows, *columns]);
-    volume(&shape)?;
-    Ok((shape, [*rows, *deep, *columns]))
-}
-
-/// The offset of a matrix in a batch.
-fn matrix(place: &[usize], shape: &[usize]) -> usize {
-    let batch = &shape[..shape.len() - 2];
-    let strides = strides(shape);
-    let place = &place[place.len() - batch.len()..];
-    let each = place.iter().zip(batch).zip(&strides);
-    each.map(|((at, size), stride)| if *size == 1 { 0 } else { at * stride }).sum()
-}
 
 impl Operator for MatMul {
     fn name(&self) -> &'static str {
@@ -112,56 +67,55 @@ impl Operator for MatMul {
     fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
         let dtype = required(inputs, 7)?.dtype;
         let (a, b) = (required(inputs, 0)?, required(inputs, 3)?);
-        Ok(tvec!(match known_shapes(inputs) {
-            Some(shapes) => {
-                let (shape, _) = product(required(&shapes, 0)?, required(&shapes, 3)?)?;
-                with_dims(dtype, shape.into_iter().map(|dim| dim.to_dim()))
-            }
-            None => unknown_dims(dtype, a.rank().max(b.rank())),
-        }))
+        if let Some(shapes) = known_shapes(inputs) {
+            let b = required(&shapes, 3)?;
+            Columns::of(required(&shapes, 4)?, b, "scales")?;
+            Columns::of(required(&shapes, 5)?, b, "zero points")?;
+        }
+        Ok(tvec!((dtype, product_dims(&a.shape, &b.shape)?)))
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
         let given = |at| required(inputs, at).copied();
         let (a, b) = (given(0)?, given(3)?);
-        let (shape, [rows, deep, columns]) = product(a.shape(), b.shape())?;
+        let sizes = Product::of(a.shape(), b.shape())?;
         let dtype = given(1)?.datum_type();
-        let factor = factor(one(given(1)?)?, one(given(4)?)?, one(given(6)?)?, dtype)?;
-        for zero in [given(2)?, given(5)?] {
-            ensure!(
-                zero.len() == 1,
-                "expected one zero point, found {}: more are not implemented",
-                zero.len()
-            );
-        }
+        let (a_scale, y_scale) = (one(given(1)?)?, one(given(6)?)?);
+        let scales = floats(given(4)?)?;
+        let factor = |scale: &f64| factor(a_scale, *scale, y_scale, dtype);
+        let factors: Vec<f64> = scales.iter().map(factor).collect::<TractResult<_>>()?;
+        let by_scale = Columns::of(given(4)?.shape(), b.shape(), "scales")?;
+        let by_zero = Columns::of(given(5)?.shape(), b.shape(), "zero points")?;
+        let (left_zeros, right_zeros) = (zeros(Some(given(2)?))?, zeros(Some(given(5)?))?);
         ensure!(
-            deep <= MAX_PRODUCTS,
-            "sums of more products than fit ({deep}) are not implemented"
+            left_zeros.len() == 1,
+            "expected one zero point, found {}: more are not implemented",
+            left_zeros.len()
         );
-        let (left, right) =
-            (subtract_zero_point(a, given(2)?, 1)?, subtract_zero_point(b, given(5)?, 1)?);
-        let batch = &shape[..shape.len() - 2];
-        let mut sums = vec![0i32; volume(&shape)?];
-        let mut place = vec![0; batch.len()];
-        for result in sums.chunks_mut((rows * columns).max(1)) {
-            let left = &left[matrix(&place, a.shape())..];
-            let right = &right[matrix(&place, b.shape())..];
-            for (row, to) in result.chunks_mut(columns.max(1)).enumerate() {
-                for at in 0..deep {
-                    let factor = left[row * deep + at];
-                    let from = &right[at * columns..][..columns];
-                    to.iter_mut().zip(from).for_each(|(to, value)| *to += factor * value);
-                }
-            }
-            advance(&mut place, batch);
+        let rounding = Rounding::of(given(7)?)?;
+        let [rows, depth, columns] = sizes.sizes();
+        check_depth(depth)?;
+        let (left, right) = (Bytes::of(a)?, Bytes::of(b)?);
+        let mut results = Vec::with_capacity(volume(&sizes.shape)?);
+        for (one, other) in &sizes.pairs {
+            let product = ByteProduct {
+                left: left.slice(one * rows * depth, rows * depth),
+                left_zeros: &left_zeros,
+                right: right.slice(other * depth * columns, depth * columns),
+                right_zeros: by_zero.part(&right_zeros, *other, columns),
+                sizes: sizes.sizes(),
+                transposed: false,
+            };
+            results.extend(product.bytes(by_scale.part(&factors, *other, columns), rounding)?);
         }
-        let scaled = sums.into_iter().map(|sum| f64::from(sum) * factor);
-        Ok(tvec!(quantized(scaled, given(7)?, &shape)?))
+        Ok(tvec!(of_bytes(rounding.signed, &sizes.shape, &results)?))
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Conv {
+    /// Whether it is QLinearConv, and not ConvInteger.
+    linear: bool,
     spec: WindowSpec,
     groups: usize,
     /// Whether the last dimension of images is that of their channels, and not the second.
@@ -169,9 +123,19 @@ struct Conv {
 }
 
 impl Conv {
+    fn of(node: &NodeProto, linear: bool) -> TractResult<Conv> {
+        let groups = node.get_attr_opt("group")?.unwrap_or(1);
+        Ok(Conv { linear, spec: WindowSpec::of(node)?, groups, channels_last: false })
+    }
+
+    /// The positions of the weights, and of both zero points.
+    fn places(&self) -> (usize, usize, usize) {
+        if self.linear { (3, 2, 5) } else { (1, 2, 3) }
+    }
+
     /// The shape of the output with its channels second, and the padding before each axis.
     fn sizes(&self, shapes: &[Option<Vec<usize>>]) -> TractResult<(Vec<usize>, Vec<usize>)> {
-        let (mut x, w) = (required(shapes, 0)?.clone(), required(shapes, 3)?);
+        let (mut x, w) = (required(shapes, 0)?.clone(), required(shapes, self.places().0)?);
         if self.channels_last && x.len() > 2 {
             x[1..].rotate_right(1);
         }
@@ -192,17 +156,16 @@ impl Conv {
             "the weights have a kernel of {kernel:?}, but kernel_shape says {:?}",
             self.spec.kernel
         );
-        ensure!(
-            volume(&w[1..])? <= MAX_PRODUCTS,
-            "weights of the shape {w:?} are too large to sum exactly, which is not implemented"
-        );
+        if self.linear {
+            check_depth(volume(&w[1..])?)?;
+        }
         let (mut to, mut before) = (vec![*batch, *outputs], vec![]);
         for (axis, size) in image.iter().enumerate() {
             let (count, pad) = self.spec.count(kernel, axis, *size)?;
             to.push(count);
             before.push(pad);
         }
-        if let Some(bias) = optional(shapes, 8) {
+        if let Some(bias) = optional(shapes, 8).filter(|_| self.linear) {
             ensure!(
                 **bias == [*outputs],
                 "the bias has the shape {bias:?}, expected one value for each of {outputs} channels"
@@ -241,7 +204,7 @@ impl Conv {
                         .checked_sub(before[last])
                         .and_then(|x| line.get(x))
                     {
-                        *sum += weight * value;
+                        *sum = sum.wrapping_add(weight * value);
                     }
                 }
             }
@@ -250,13 +213,86 @@ impl Conv {
     }
 }
 
+/// A convolution whose sizes and zero points were checked.
+struct Sizes<'t> {
+    image: &'t [usize],
+    kernel: &'t [usize],
+    to: &'t [usize],
+    before: &'t [usize],
+    x: Bytes<'t>,
+    x_zero: i32,
+    w: Bytes<'t>,
+    w_zeros: &'t [i32],
+}
+
+impl Sizes<'_> {
+    /// The convolution for the host, if it has at most two dimensions.
+    fn native(&self, conv: &Conv) -> Option<Convolution<'_>> {
+        let rank = self.image.len();
+        if rank > 2 || self.to.contains(&0) {
+            return None;
+        }
+        // One dimension is the second one.
+        let two = |of: &dyn Fn(usize) -> usize, missing: usize| match rank {
+            1 => [missing, of(0)],
+            _ => [of(0), of(1)],
+        };
+        let channels = self.w.len() / self.kernel.iter().product::<usize>().max(1);
+        let channels_out = self.to[1] / conv.groups;
+        Some(Convolution {
+            image: self.x,
+            image_zero: self.x_zero,
+            weights: self.w,
+            weight_zeros: self.w_zeros,
+            batch: self.to[0],
+            groups: conv.groups,
+            channels: [channels / self.to[1], channels_out],
+            from: two(&|axis| self.image[axis], 1),
+            to: two(&|axis| self.to[axis + 2], 1),
+            kernel: two(&|axis| self.kernel[axis], 1),
+            strides: two(&|axis| conv.spec.stride(axis), 1),
+            dilations: two(&|axis| conv.spec.dilation(axis), 1),
+            before: two(&|axis| self.before[axis], 0),
+        })
+    }
+
+    /// The sums without the host.
+    fn sums(&self, conv: &Conv) -> Vec<i32> {
+        let (area, places) =
+            (self.image.iter().product::<usize>(), self.kernel.iter().product::<usize>());
+        let (batch, outputs) = (self.to[0], self.to[1]);
+        let of = self.w.len() / (outputs * places).max(1);
+        let pixels: Vec<i32> =
+            self.x.to_vec().into_iter().map(|value| value - self.x_zero).collect();
+        let plane = self.to[2..].iter().product::<usize>();
+        let mut all = vec![0i32; batch * outputs * plane];
+        for (at, sums) in all.chunks_mut(plane.max(1)).enumerate() {
+            let (one, output) = (at / outputs, at % outputs);
+            let group = output / (outputs / conv.groups);
+            let zero = self.w_zeros[output % self.w_zeros.len()];
+            for channel in 0..of {
+                let from = ((one * conv.groups + group) * of + channel) * area;
+                let mut within = vec![0; self.kernel.len()];
+                for place in 0..places {
+                    let weight = self.w.get((output * of + channel) * places + place) - zero;
+                    let pixels = &pixels[from..from + area];
+                    let (image, within_) = ((pixels, self.image), (&within[..], self.before));
+                    conv.add(sums, &self.to[2..], image, within_, weight);
+                    advance(&mut within, self.kernel);
+                }
+            }
+        }
+        all
+    }
+}
+
 impl Operator for Conv {
     fn name(&self) -> &'static str {
-        "QLinearConv"
+        if self.linear { "QLinearConv" } else { "ConvInteger" }
     }
 
     fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
-        let dtype = required(inputs, 7)?.dtype;
+        let dtype = if self.linear { required(inputs, 7)?.dtype } else { i32::datum_type() };
         Ok(tvec!(match known_shapes(inputs) {
             Some(shapes) => {
                 let mut shape = self.sizes(&shapes)?.0;
@@ -272,7 +308,8 @@ impl Operator for Conv {
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
         let given = |at| required(inputs, at).copied();
         let (to, before) = self.sizes(&shapes(inputs))?;
-        let (x, w) = (given(0)?, given(3)?);
+        let (w_at, x_zero_at, w_zero_at) = self.places();
+        let (x, w) = (given(0)?, given(w_at)?);
         let moved;
         let x = if self.channels_last {
             let mut order: Vec<usize> = (0..x.rank()).collect();
@@ -282,50 +319,70 @@ impl Operator for Conv {
         } else {
             x
         };
-        let (image, kernel) = (&x.shape()[2..], &w.shape()[2..]);
-        let (area, places) = (image.iter().product::<usize>(), kernel.iter().product::<usize>());
-        let (outputs, of) = (w.shape()[0], w.shape()[1]);
+        let outputs = w.shape()[0];
+        let [x_zero] = *zeros(optional(inputs, x_zero_at).copied())? else {
+            bail!("expected one zero point for the image")
+        };
+        let w_zeros = zeros(optional(inputs, w_zero_at).copied())?;
         ensure!(
-            given(2)?.len() == 1,
-            "expected one zero point for the image, found {}",
-            given(2)?.len()
+            [1, outputs].contains(&w_zeros.len()),
+            "{} zero points do not match {outputs} output channels",
+            w_zeros.len()
         );
+        let sizes = Sizes {
+            image: &x.shape()[2..],
+            kernel: &w.shape()[2..],
+            to: &to,
+            before: &before,
+            x: Bytes::of(x)?,
+            x_zero,
+            w: Bytes::of(w)?,
+            w_zeros: &w_zeros,
+        };
+        let count = volume(&to)?;
+        let native = |finish: Finish<'_>| {
+            sizes.native(self).is_some_and(|convolution| native::convolution(&convolution, finish))
+        };
+        if !self.linear {
+            let mut sums = vec![0; count];
+            if !native(Finish::Sums(&mut sums)) {
+                sums = sizes.sums(self);
+            }
+            return Ok(tvec!(Tensor::from_shape(&to, &sums)?));
+        }
         let scales = floats(given(4)?)?;
         ensure!(
             [1, outputs].contains(&scales.len()),
             "{} weight scales do not match the output channels",
             scales.len()
         );
-        let zeros = given(5)?.len();
-        let matching = zeros == 1 || zeros == scales.len();
-        ensure!(matching, "{zeros} zero points do not match {} scales", scales.len());
+        let matching = w_zeros.len() == 1 || w_zeros.len() == scales.len();
+        ensure!(matching, "{} zero points do not match {} scales", w_zeros.len(), scales.len());
         let (x_scale, y_scale) = (one(given(1)?)?, one(given(6)?)?);
         let factor = |scale: &f64| factor(x_scale, *scale, y_scale, f32::datum_type());
         let factors: Vec<f64> = scales.iter().map(factor).collect::<TractResult<_>>()?;
-        let pixels = subtract_zero_point(x, given(2)?, 1)?;
-        let weights = subtract_zero_point(w, given(5)?, of * places)?;
-        let bias = optional(inputs, 8).map(|bias| ints(bias)).transpose()?;
-        let plane = to[2..].iter().product::<usize>();
-        let mut results = Vec::with_capacity(volume(&to)?);
-        for (one, output) in (0..to[0]).flat_map(|one| (0..outputs).map(move |o| (one, o))) {
-            let mut sums = vec![0i32; plane];
-            let group = output / (outputs / self.groups);
-            for channel in 0..of {
-                let from = ((one * self.groups + group) * of + channel) * area;
-                let mut within = vec![0; kernel.len()];
-                for place in 0..places {
-                    let weight = weights[(output * of + channel) * places + place];
-                    let pixels = &pixels[from..from + area];
-                    self.add(&mut sums, &to[2..], (pixels, image), (&within, &before), weight);
-                    advance(&mut within, kernel);
-                }
+        let bias: Option<Vec<i32>> = match optional(inputs, 8).copied() {
+            Some(bias) => Some(ints(bias)?.into_iter().map(|bias| bias as i32).collect()),
+            None => None,
+        };
+        let rounding = Rounding::of(given(7)?)?;
+        let mut results = vec![0; count];
+        let finish = Finish::Bytes {
+            factors: &factors,
+            bias: bias.as_deref(),
+            rounding,
+            results: &mut results,
+        };
+        if !native(finish) {
+            let plane = to[2..].iter().product::<usize>().max(1);
+            for (at, (result, sum)) in results.iter_mut().zip(sizes.sums(self)).enumerate() {
+                let output = at / plane % outputs;
+                let bias = bias.as_ref().map_or(0, |bias| bias[output]);
+                let sum = (i64::from(sum) + i64::from(bias)) as f64;
+                *result = rounding.byte(sum * factors[output % factors.len()]);
             }
-            let factor = factors[output % factors.len()];
-            let bias = bias.as_ref().map_or(0, |bias| bias[output]);
-            let scaled = sums.into_iter().map(|sum| (i64::from(sum) + bias) as f64 * factor);
-            results.extend(scaled);
         }
-        let mut result = quantized(results.into_iter(), given(7)?, &to)?;
+        let mut result = of_bytes(rounding.signed, &to, &results)?;
         if self.channels_last {
             let mut order: Vec<usize> = (0..to.len()).collect();
             order[1..].rotate_left(1);

@@ -8,10 +8,13 @@ use tract_onnx::tract_hir::internal::*;
 use crate::elementwise::binary::{Div, Max, Min, wire};
 use crate::framework::axes::resolve;
 use crate::framework::errors::{bail, ensure};
-use crate::framework::operator::wire_operator;
+use crate::framework::facts::{InputFact, OutputFact, required, with_dims};
+use crate::framework::operator::{Operator, wire_operator};
 use crate::framework::registration::{Registration, wrapped};
 use crate::framework::wiring::constant_like;
 use crate::framework::wrapped::{Wrapped, Wrapping};
+use crate::quantization::dynamic;
+use crate::quantization::integers::{Rounding, of_bytes};
 use crate::quantization::quantize_any::Quantize;
 
 pub(crate) const OPERATORS: &[Registration] = &[
@@ -43,6 +46,33 @@ fn parameter(
     model.add_const(name, wide.into_shape(&shape)?)
 }
 
+/// A tensor of float32 that is quantized with one scale and one zero point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct QuantizeBytes;
+
+impl Operator for QuantizeBytes {
+    fn name(&self) -> &'static str {
+        "QuantizeLinear"
+    }
+
+    fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {
+        let dtype = required(inputs, 2)?.dtype;
+        Ok(tvec!(with_dims(dtype, required(inputs, 0)?.shape.iter().cloned())))
+    }
+
+    fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
+        let x = *required(inputs, 0)?;
+        let plain = x.try_as_plain_ram()?;
+        let scale = required(inputs, 1)?.cast_to::<f32>()?;
+        let [scale] = *scale.try_as_plain_ram()?.as_slice::<f32>()? else {
+            bail!("expected one scale, found {}", scale.len())
+        };
+        let rounding = Rounding::of(required(inputs, 2)?)?;
+        let bytes = dynamic::quantize(plain.as_slice()?, scale, rounding, 0);
+        Ok(tvec!(of_bytes(rounding.signed, x.shape(), &bytes)?))
+    }
+}
+
 fn quantize(
     op: &Wrapped,
     prefix: &str,
@@ -60,6 +90,15 @@ fn quantize(
         DatumType::I8 => (-128.0, 127.0),
         other => bail!("quantizing to {other:?} is not implemented"),
     };
+    let one = |model: &TypedModel, at: usize| {
+        let konst = model.outlet_fact(inputs[at])?.konst.as_ref();
+        Ok::<_, TractError>(konst.is_some_and(|konst| konst.len() == 1))
+    };
+    let fact = model.outlet_fact(x)?;
+    let single = fact.datum_type == f32::datum_type() && fact.konst.is_none();
+    if single && one(model, 1)? && one(model, zero)? {
+        return wire_operator(QuantizeBytes, &op.node, prefix, model, inputs);
+    }
     let zero = parameter(op, format!("{prefix}.zero"), model, inputs[zero], rank)?;
     let scale = parameter(op, format!("{prefix}.scale"), model, inputs[1], rank)?;
     let min = constant_like(model, format!("{prefix}.least"), min, x)?;

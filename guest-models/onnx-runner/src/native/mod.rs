@@ -25,6 +25,7 @@ use operator::NativeOp;
 pub(crate) use symbols::Unplanned;
 
 use onnx_ops::framework::assumptions;
+use onnx_ops::framework::native::use_kernels;
 use onnx_ops::framework::rewrite::rewrite_each_node;
 use onnx_ops::optimizer::Passes;
 use tract_onnx::tract_core::internal::*;
@@ -36,6 +37,8 @@ static ENABLED: AtomicBool = AtomicBool::new(false);
 #[unsafe(no_mangle)]
 pub extern "C" fn belljar_use_native_kernels(allowed: u32) {
     ENABLED.store(allowed != 0, Ordering::Relaxed);
+    // Operators of the other crate make requests themselves.
+    use_kernels((allowed != 0).then_some(operator::compute_request));
 }
 
 fn enabled() -> bool {

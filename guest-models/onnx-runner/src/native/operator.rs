@@ -20,6 +20,15 @@ unsafe extern "C" {
     fn compute(request: *const u32, words: u32);
 }
 
+/// Lets the host compute a request. The addresses in it must be those of tensors or slices that live
+/// until after the call.
+pub(super) fn compute_request(request: &Kernel) {
+    let words = request.encode();
+    // SAFETY: a live slice. The host checks that the addresses in it are within this memory, and
+    // writes only to the output, which the caller owns.
+    unsafe { compute(words.as_ptr(), words.len() as u32) };
+}
+
 /// An operator that the host computes, for tensors of any sizes.
 pub(super) trait Native:
     Clone + Debug + Hash + PartialEq + Eq + Send + Sync + 'static
@@ -118,10 +127,7 @@ impl<N: Native> EvalOp for NativeOp<N> {
         let packed = self.native.packed();
         let native = packed.as_ref().unwrap_or(&self.native);
         native.place(&mut request, &inputs, address);
-        let words = request.encode();
-        // SAFETY: a live slice. The addresses in it are those of tensors that live until after the
-        // call, and the host checks that they are within this memory.
-        unsafe { compute(words.as_ptr(), words.len() as u32) };
+        compute_request(&request);
         Ok(tvec!(output.into_tvalue()))
     }
 

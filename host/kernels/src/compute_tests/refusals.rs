@@ -196,6 +196,12 @@ fn a_deadline_ends_every_kernel() {
         output: 8192,
         ..IntegerGemm::default()
     }));
+    asked.push(Kernel::Quantize(Quantize {
+        count: 8,
+        input: 4096,
+        output: 8192,
+        ..Quantize::default()
+    }));
     asked.push(Kernel::IntegerConv(IntegerConv {
         batch: 1,
         groups: 1,

@@ -11,12 +11,14 @@ mod finish;
 mod pack;
 mod path;
 mod portable;
+mod quantize;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub(super) use conv::conv;
+pub(super) use quantize::quantize;
 
 use belljar_abi::kernel::{
     INTEGER_STEPS, IntegerGemm, MAX_INTEGER_STEPS, PANEL_COLUMNS, PANEL_ROWS,

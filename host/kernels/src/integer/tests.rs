@@ -4,6 +4,7 @@ use belljar_abi::kernel::*;
 use proptest::prelude::*;
 
 use super::conv::conv_by;
+use super::quantize::quantize_by;
 use super::{GRAIN, Path, column_bytes, gemm_by, pack::pack_right, width};
 use crate::operations::Refused;
 use crate::{InstructionSet, Watch};
@@ -522,6 +523,79 @@ fn integer_products_end_at_the_deadline() {
     let mut memory = vec![0u32; WORDS];
     let memory = bytemuck::cast_slice_mut(&mut memory);
     assert_eq!(super::gemm(memory, &request, &watch), Err(Refused::Interrupted));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn numbers_are_quantized_as_documented(
+        count in 1..200usize, signed in 0..2u32, zero in any::<u8>(), scale in 0.001f32..10.0,
+        seed in any::<u64>(),
+    ) {
+        let (min, max) = if signed == 1 { (-128i64, 127) } else { (0, 255) };
+        let zero = if signed == 1 { i64::from(zero as i8) } else { i64::from(zero) };
+        let ugly = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, -0.0, 1e-45];
+        let number = |at: usize| {
+            let bits = (seed ^ at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+            match at % 7 {
+                0 => ugly[bits as usize % ugly.len()],
+                // Halfway between two integers.
+                1 => (bits as i32 % 300) as f32 * scale + scale / 2.0,
+                _ => (bits as i32 as f32) * 1e-7 * scale,
+            }
+        };
+        let numbers: Vec<f32> = (0..count).map(number).collect();
+        let expected: Vec<u8> = numbers.iter().map(|number| {
+            let quotient = number / scale;
+            match quotient.is_nan() {
+                true => 77,
+                false => (quotient.round_ties_even() as i64).saturating_add(zero).clamp(min, max) as u8,
+            }
+        }).collect();
+        let request = Quantize {
+            count: count as u32, input: 4096, scale: scale.to_bits(),
+            zero: (zero as i32).cast_unsigned(), nan: 77, signed, output: 8192,
+        };
+        for path in all_paths() {
+            let watch = Watch::new(InstructionSet::best(), 1).unwrap();
+            let mut memory = vec![u32::MAX; 4096];
+            memory[1024..1024 + count].copy_from_slice(bytemuck::cast_slice(&numbers));
+            let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut memory);
+            quantize_by(path, bytes, &request, &watch).unwrap();
+            prop_assert_eq!(&bytes[8192..8192 + count], &expected[..], "{:?}", path);
+            prop_assert!(bytes[8192 + count..].iter().all(|byte| *byte == 255), "{:?}", path);
+        }
+    }
+}
+
+#[test]
+fn invalid_quantizations_are_refused() {
+    let watch = Watch::new(InstructionSet::best(), 1).unwrap();
+    let ok = Quantize { count: 9, input: 4096, scale: 0, output: 8192, ..Default::default() };
+    let mut memory = vec![0u32; 4096];
+    let mut ask =
+        |request| super::quantize(bytemuck::cast_slice_mut(&mut memory), &request, &watch);
+    for request in
+        [ok, Quantize { output: 4132, ..ok }, Quantize { signed: 1, zero: u32::MAX, ..ok }]
+    {
+        assert_eq!(ask(request), Ok(()), "{request:?}");
+    }
+    for request in [
+        Quantize { count: 0, ..ok },
+        Quantize { signed: 2, ..ok },
+        Quantize { zero: 256, ..ok },
+        Quantize { zero: 128, signed: 1, ..ok },
+        Quantize { nan: 256, ..ok },
+        Quantize { input: 4097, ..ok },
+        Quantize { output: 8193, ..ok },
+    ] {
+        assert_eq!(ask(request), Err(Refused::Malformed), "{request:?}");
+    }
+    assert_eq!(ask(Quantize { output: 4128, ..ok }), Err(Refused::Overlapping));
+    assert_eq!(ask(Quantize { input: 16384 - 32, ..ok }), Err(Refused::OutOfBounds));
+    assert_eq!(ask(Quantize { output: 16384 - 8, ..ok }), Err(Refused::OutOfBounds));
+    assert_eq!(ask(Quantize { count: u32::MAX, ..ok }), Err(Refused::OutOfBounds));
 }
 
 /// Prints the speed of each path. Run it with `--ignored --nocapture`, in a release build.

@@ -5,8 +5,6 @@ use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::integers::{Bytes, check_depth, product};
-use super::matmul::scaled;
 use super::parameters::{check_one, scale, scales, zero, zeros};
 use crate::framework::dims::volume;
 use crate::framework::errors::{bail, ensure};
@@ -15,6 +13,7 @@ use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{Bits, ints, shapes};
 use crate::framework::upstream::BuildResult;
+use crate::quantization::integers::{ByteProduct, Bytes, check_depth};
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("QAttention", build).of(belljar_operators::MICROSOFT)];
@@ -163,13 +162,20 @@ impl Attention {
     /// The queries, keys and values: the products of each step, one after the other.
     fn projected(&self, s: &Sizes, inputs: &[Option<&Tensor>]) -> TractResult<Vec<f32>> {
         let given = |at| required(inputs, at).copied();
-        let left = Bytes::of(given(0)?)?.centred(zero(optional(inputs, 6).copied())?);
         let right_zeros = zeros(optional(inputs, 7).copied())?;
-        let sizes = [s.batch * s.steps, s.inputs, 3 * s.hidden];
-        let sums = product(&left, Bytes::of(given(1)?)?, &right_zeros, sizes, false)?;
+        let product = ByteProduct {
+            left: Bytes::of(given(0)?)?,
+            left_zeros: &[zero(optional(inputs, 6).copied())?],
+            right: Bytes::of(given(1)?)?,
+            right_zeros: &right_zeros,
+            sizes: [s.batch * s.steps, s.inputs, 3 * s.hidden],
+            transposed: false,
+        };
+        check_depth(s.inputs)?;
         let bias = given(2)?.try_as_plain_ram()?;
-        let factors = scales(given(4)?)?;
-        Ok(scaled(&sums, scale(given(3)?)?, &factors, Some(bias.as_slice()?), 3 * s.hidden))
+        let (scale, scales) = (scale(given(3)?)?, scales(given(4)?)?);
+        let scales: Vec<f32> = scales.iter().map(|other| scale * other).collect();
+        product.floats(&scales, Some(bias.as_slice()?))
     }
 
     /// The keys or values of all heads, those of the past first.

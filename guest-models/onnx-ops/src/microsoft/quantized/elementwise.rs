@@ -3,12 +3,12 @@
 
 use tract_onnx::tract_hir::internal::*;
 
-use super::integers::Bytes;
 use super::parameters::{bytes, check_one, divisor, range, scale, zero};
-use super::shapes::{Broadcast, broadcast_dims};
 use crate::framework::facts::{InputFact, OutputFact, optional, required};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
+use crate::quantization::integers::Bytes;
+use crate::quantization::shapes::{Broadcast, broadcast_dims};
 
 pub(crate) const OPERATORS: &[Registration] = &[
     own("QLinearAdd", |_, node| built(Arithmetic::Add, node)).of(belljar_operators::MICROSOFT),

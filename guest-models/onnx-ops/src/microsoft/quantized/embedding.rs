@@ -5,7 +5,6 @@ use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::integers::Bytes;
 use super::parameters::{check_one, scale, zero};
 use crate::framework::dims::{index, volume};
 use crate::framework::errors::{bail, ensure};
@@ -14,6 +13,7 @@ use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{Bits, ints, shapes};
 use crate::framework::upstream::BuildResult;
+use crate::quantization::integers::Bytes;
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("QEmbedLayerNormalization", build).of(belljar_operators::MICROSOFT)];

@@ -5,13 +5,13 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
 use super::bnb4::dot;
-use super::shapes::product_dims;
 use crate::framework::dims::{sizes, volume};
 use crate::framework::errors::{bail, ensure};
 use crate::framework::facts::{InputFact, OutputFact, concrete, required};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::ints;
+use crate::quantization::shapes::product_dims;
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("MatMulFpQ4", |_, node| built(FpQ4::of(node)?, node)).of(belljar_operators::MICROSOFT)];

@@ -5,7 +5,6 @@ use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::integers::{Bytes, check_depth, product};
 use super::parameters::{bytes, check_one, divisor, quantized, range, scale, scales, zero, zeros};
 use crate::framework::dims::volume;
 use crate::framework::errors::{bail, ensure};
@@ -14,6 +13,7 @@ use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{Bits, ints};
 use crate::framework::upstream::BuildResult;
+use crate::quantization::integers::{ByteProduct, Bytes, check_depth};
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("QGemm", build).of(belljar_operators::MICROSOFT)];
@@ -123,17 +123,26 @@ impl Operator for Gemm {
         let given = |at| required(inputs, at).copied();
         let (a, b) = (given(0)?, given(3)?);
         let [rows, depth, columns] = self.sizes(a.shape(), b.shape())?;
-        let mut left = Bytes::of(a)?.centred(zero(Some(given(2)?))?);
-        if self.transposed[0] {
-            let place = |row, at| left[at * rows + row];
-            let places = (0..rows).flat_map(|row| (0..depth).map(move |at| (row, at)));
-            left = places.map(|(row, at)| place(row, at)).collect();
-        }
+        check_depth(depth)?;
+        let moved;
+        let left = if self.transposed[0] {
+            moved = a.clone().permute_axes(&[1, 0])?;
+            Bytes::of(&moved)?
+        } else {
+            Bytes::of(a)?
+        };
         check_by_column(given(4)?.shape(), columns, "scales")?;
         check_by_column(given(5)?.shape(), columns, "zero points")?;
         let right_zeros = zeros(Some(given(5)?))?;
-        let sizes = [rows, depth, columns];
-        let sums = product(&left, Bytes::of(b)?, &right_zeros, sizes, self.transposed[1])?;
+        let product = ByteProduct {
+            left,
+            left_zeros: &[zero(Some(given(2)?))?],
+            right: Bytes::of(b)?,
+            right_zeros: &right_zeros,
+            sizes: [rows, depth, columns],
+            transposed: self.transposed[1],
+        };
+        let sums = product.sums()?;
         let added = optional(inputs, 6).copied();
         let (down, along) = added_steps(added.map_or(&[], Tensor::shape), rows, columns)?;
         let added = added.map_or(Ok(vec![0]), ints)?;

@@ -5,7 +5,6 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
 use super::parameters::{check_one, divisor, quantized, range, scale, zero};
-use super::shapes::{Broadcast, broadcast_dims};
 use crate::framework::axes::resolve;
 use crate::framework::dims::volume;
 use crate::framework::errors::ensure;
@@ -15,6 +14,7 @@ use crate::framework::facts::{
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{Bits, from_bytes, shapes};
+use crate::quantization::shapes::{Broadcast, broadcast_dims};
 
 pub(crate) const OPERATORS: &[Registration] = &[
     own("QLinearSigmoid", |_, node| built(Function::Sigmoid, node))

@@ -5,15 +5,15 @@ use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::integers::{Bytes, check_depth, product};
-use super::parameters::{Columns, Dynamic, check_columns, check_one, scale, scales, zero, zeros};
-use super::shapes::{Product, product_dims};
+use super::parameters::{Dynamic, check_one, scale, scales, zero, zeros};
 use crate::framework::dims::volume;
 use crate::framework::errors::ensure;
 use crate::framework::facts::{InputFact, OutputFact, concrete, optional, required};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::upstream::BuildResult;
+use crate::quantization::integers::{ByteProduct, Bytes, Columns, check_columns, check_depth};
+use crate::quantization::shapes::{Product, product_dims};
 
 pub(crate) const OPERATORS: &[Registration] = &[
     own("DynamicQuantizeMatMul", build).of(belljar_operators::MICROSOFT),
@@ -37,26 +37,6 @@ impl ToFloat {
     fn places(&self) -> (usize, usize, usize) {
         if self.dynamic { (2, 3, 4) } else { (3, 5, 6) }
     }
-}
-
-/// The sums as floats, each times the scale of its column, plus the bias of its column.
-pub(super) fn scaled(
-    sums: &[i32],
-    scale: f32,
-    scales: &[f32],
-    bias: Option<&[f32]>,
-    columns: usize,
-) -> Vec<f32> {
-    let mut results = Vec::with_capacity(sums.len());
-    for sums in sums.chunks(columns.max(1)) {
-        let scales = scales.iter().cycle();
-        results.extend(sums.iter().zip(scales).map(|(sum, other)| *sum as f32 * (scale * other)));
-        if let Some(bias) = bias {
-            let start = results.len() - sums.len();
-            results[start..].iter_mut().zip(bias).for_each(|(result, bias)| *result += bias);
-        }
-    }
-    results
 }
 
 impl Operator for ToFloat {
@@ -90,11 +70,13 @@ impl Operator for ToFloat {
         let (a, b) = (*required(inputs, 0)?, *required(inputs, 1)?);
         let sizes = Product::of(a.shape(), b.shape())?;
         let (scale_at, zero_at, bias_at) = self.places();
-        let left = if self.dynamic {
-            Dynamic::of(a.try_as_plain_ram()?.as_slice()?)?
+        let dynamic;
+        let (left, left_zero, left_scale) = if self.dynamic {
+            dynamic = Dynamic::of(a.try_as_plain_ram()?.as_slice()?)?;
+            (Bytes::Unsigned(&dynamic.values), dynamic.zero, dynamic.scale)
         } else {
             let zero = zero(optional(inputs, 4).copied())?;
-            Dynamic { values: Bytes::of(a)?.centred(zero), scale: scale(required(inputs, 2)?)? }
+            (Bytes::of(a)?, zero, scale(required(inputs, 2)?)?)
         };
         let given = *required(inputs, scale_at)?;
         let (right_scales, by_scale) =
@@ -114,15 +96,18 @@ impl Operator for ToFloat {
         let right = Bytes::of(b)?;
         let mut results = Vec::with_capacity(volume(&sizes.shape)?);
         for (one, other) in &sizes.pairs {
-            let sums = product(
-                &left.values[one * rows * depth..][..rows * depth],
-                right.slice(other * depth * columns, depth * columns),
-                by_zero.part(&right_zeros, *other, columns),
-                sizes.sizes(),
-                false,
-            )?;
+            let product = ByteProduct {
+                left: left.slice(one * rows * depth, rows * depth),
+                left_zeros: &[left_zero],
+                right: right.slice(other * depth * columns, depth * columns),
+                right_zeros: by_zero.part(&right_zeros, *other, columns),
+                sizes: sizes.sizes(),
+                transposed: false,
+            };
             let scales = by_scale.part(&right_scales, *other, columns);
-            results.extend(scaled(&sums, left.scale, scales, bias, columns));
+            let scales: Vec<f32> = scales.iter().map(|scale| left_scale * scale).collect();
+            check_depth(depth)?;
+            results.extend(product.floats(&scales, bias)?);
         }
         Ok(tvec!(Tensor::from_shape(&sizes.shape, &results)?))
     }

@@ -6,14 +6,12 @@ mod elementwise;
 mod embedding;
 mod fpq4;
 mod gemm;
-mod integers;
 mod linear;
 mod lookup;
 mod lstm;
 mod matmul;
 mod parameters;
 mod pool;
-pub(super) mod shapes;
 mod softmax;
 
 use crate::framework::registration::Registration;

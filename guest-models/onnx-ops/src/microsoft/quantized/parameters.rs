@@ -2,10 +2,11 @@
 
 use tract_onnx::tract_hir::internal::*;
 
-use super::integers::Bytes;
 use crate::framework::dims::volume;
 use crate::framework::errors::{bail, ensure};
 use crate::framework::facts::{InputFact, concrete, optional};
+use crate::quantization::dynamic::{quantize, range as range_of};
+use crate::quantization::integers::{Bytes, Rounding};
 
 /// The scales of a tensor, which are multiplied with.
 pub(super) fn scales(tensor: &Tensor) -> TractResult<Vec<f32>> {
@@ -89,80 +90,20 @@ pub(super) fn bytes(
 
 /// A tensor of floats, quantized to unsigned bytes over its own range, which includes zero.
 pub(super) struct Dynamic {
-    /// The integers minus their zero point.
-    pub(super) values: Vec<i32>,
+    pub(super) values: Vec<u8>,
+    pub(super) zero: i32,
     pub(super) scale: f32,
 }
 
 impl Dynamic {
     pub(super) fn of(values: &[f32]) -> TractResult<Dynamic> {
-        let (mut min, mut max, mut sound) = (0f32, 0f32, true);
-        for value in values {
-            min = min.min(*value);
-            max = max.max(*value);
-            sound &= value.is_finite();
-        }
+        let (min, max) = range_of(values);
+        let sound = values.iter().all(|value| value.is_finite());
         let scale = if min == max { 1.0 } else { (max - min) / 255.0 };
         ensure!(sound, "cannot quantize values that are not finite numbers");
         ensure!(scale > 0.0 && scale.is_finite(), "cannot quantize the range from {min} to {max}");
         let zero = quantized(-min / scale, 0, (0, 255));
-        let range = (-zero, 255 - zero);
-        let values = values.iter().map(|value| quantized(value / scale, 0, range)).collect();
-        Ok(Dynamic { values, scale })
+        let values = quantize(values, scale, Rounding { signed: false, zero }, 0);
+        Ok(Dynamic { values, zero, scale })
     }
-}
-
-/// How the parameters of a right operand apply to its columns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Columns {
-    /// One for all.
-    One,
-    /// One for each column, the same in every matrix of a batch.
-    Each,
-    /// One for each column of each matrix.
-    Batched,
-}
-
-impl Columns {
-    /// How parameters of this shape apply to matrices of this one.
-    pub(super) fn of(parameters: &[usize], matrices: &[usize], what: &str) -> TractResult<Columns> {
-        if parameters.iter().all(|size| *size == 1) {
-            return Ok(Columns::One);
-        }
-        let columns = if matrices.len() > 1 { matrices[matrices.len() - 1] } else { 1 };
-        if *parameters == [columns] {
-            return Ok(Columns::Each);
-        }
-        let mut batched = matrices.to_vec();
-        if let Some(at) = matrices.len().checked_sub(2) {
-            batched[at] = 1;
-        }
-        ensure!(
-            matrices.len() > 1 && *parameters == *batched,
-            "{what} have the shape {parameters:?}, expected one number, or one for each of the {columns} columns"
-        );
-        Ok(Columns::Batched)
-    }
-
-    /// Those of one matrix of this number of columns.
-    pub(super) fn part<T>(self, all: &[T], matrix: usize, columns: usize) -> &[T] {
-        match self {
-            Columns::One | Columns::Each => all,
-            Columns::Batched => &all[matrix * columns..][..columns],
-        }
-    }
-}
-
-/// Checks parameters of the columns of an input, if the shapes of both are known.
-pub(super) fn check_columns(
-    inputs: &[Option<InputFact>],
-    at: usize,
-    matrices: usize,
-    what: &str,
-) -> TractResult<()> {
-    let shape = |at| optional(inputs, at).and_then(|input| concrete(&input.shape));
-    if let (Some(parameters), Some(matrices)) = (shape(at), shape(matrices)) {
-        Columns::of(&parameters, &matrices, what)?;
-    }
-    Ok(())
 }

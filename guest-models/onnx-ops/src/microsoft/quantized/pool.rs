@@ -5,7 +5,6 @@ use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::integers::Bytes;
 use super::parameters::{bytes, check_one, divisor, range, scale, zero};
 use crate::framework::dims::{advance, strides, volume};
 use crate::framework::errors::ensure;
@@ -16,6 +15,7 @@ use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::upstream::BuildResult;
 use crate::nn::window_spec::WindowSpec;
+use crate::quantization::integers::Bytes;
 
 pub(crate) const OPERATORS: &[Registration] = &[
     own("QLinearAveragePool", build).of(belljar_operators::MICROSOFT),

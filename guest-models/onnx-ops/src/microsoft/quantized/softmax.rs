@@ -5,13 +5,13 @@ use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::integers::Bytes;
 use super::parameters::{bytes, check_one, divisor, range, scale, zero};
 use crate::framework::axes::resolve;
 use crate::framework::facts::{InputFact, OutputFact, like, optional, required};
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::upstream::BuildResult;
+use crate::quantization::integers::Bytes;
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("QLinearSoftmax", build).of(belljar_operators::MICROSOFT)];

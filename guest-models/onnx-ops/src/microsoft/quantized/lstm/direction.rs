@@ -4,9 +4,8 @@ use tract_onnx::tract_hir::internal::*;
 
 use crate::elementwise::approximations::{sigmoid, tanh};
 use crate::framework::errors::bail;
-use crate::microsoft::quantized::integers::{Bytes, product};
-use crate::microsoft::quantized::matmul::scaled;
 use crate::microsoft::quantized::parameters::Dynamic;
+use crate::quantization::integers::{ByteProduct, Bytes};
 
 /// A function of the sums of gates and of cells, with ONNX's default parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +59,16 @@ impl Weights<'_> {
     /// The products of rows of floats with the weights.
     pub(super) fn times(&self, rows: &[f32], sizes: [usize; 3]) -> TractResult<Vec<f32>> {
         let rows = Dynamic::of(rows)?;
-        let sums = product(&rows.values, self.values, self.zeros, sizes, false)?;
-        Ok(scaled(&sums, rows.scale, self.scales, None, sizes[2]))
+        let product = ByteProduct {
+            left: Bytes::Unsigned(&rows.values),
+            left_zeros: &[rows.zero],
+            right: self.values,
+            right_zeros: self.zeros,
+            sizes,
+            transposed: false,
+        };
+        let scales: Vec<f32> = self.scales.iter().map(|scale| rows.scale * scale).collect();
+        product.floats(&scales, None)
     }
 }
 

@@ -9,7 +9,6 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
 use self::direction::{Activation, Direction, Weights};
-use super::integers::{Bytes, check_depth};
 use super::parameters::{scales, zeros};
 use crate::framework::dims::volume;
 use crate::framework::errors::{bail, ensure};
@@ -18,6 +17,7 @@ use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{Bits, ints, shapes};
 use crate::framework::upstream::BuildResult;
+use crate::quantization::integers::{Bytes, check_depth};
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("DynamicQuantizeLSTM", build).of(belljar_operators::MICROSOFT)];

@@ -8,17 +8,17 @@ use crate::framework::facts::concrete;
 
 /// A product of batches of matrices.
 #[derive(Debug, PartialEq)]
-pub(super) struct Product {
-    pub(super) shape: Vec<usize>,
-    pub(super) rows: usize,
-    pub(super) depth: usize,
-    pub(super) columns: usize,
+pub(crate) struct Product {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) rows: usize,
+    pub(crate) depth: usize,
+    pub(crate) columns: usize,
     /// For each product of two matrices, which of the left and which of the right ones it takes.
-    pub(super) pairs: Vec<(usize, usize)>,
+    pub(crate) pairs: Vec<(usize, usize)>,
 }
 
 impl Product {
-    pub(super) fn of(a: &[usize], b: &[usize]) -> TractResult<Product> {
+    pub(crate) fn of(a: &[usize], b: &[usize]) -> TractResult<Product> {
         let unfit = || format!("matrices of the shapes {a:?} and {b:?} cannot be multiplied");
         let (left, right) = match (a, b) {
             ([], _) | (_, []) => bail!("{}", unfit()),
@@ -71,16 +71,13 @@ impl Product {
     }
 
     /// The sizes of each product: rows, depth and columns.
-    pub(super) fn sizes(&self) -> [usize; 3] {
+    pub(crate) fn sizes(&self) -> [usize; 3] {
         [self.rows, self.depth, self.columns]
     }
 }
 
 /// The dimensions of a product, as far as they are known before the model runs.
-pub(in crate::microsoft) fn product_dims(
-    a: &[TDim],
-    b: &[TDim],
-) -> TractResult<TVec<Option<TDim>>> {
+pub(crate) fn product_dims(a: &[TDim], b: &[TDim]) -> TractResult<TVec<Option<TDim>>> {
     if let (Some(a), Some(b)) = (concrete(a), concrete(b)) {
         let shape = Product::of(&a, &b)?.shape;
         return Ok(shape.into_iter().map(|size| Some(size.to_dim())).collect());
@@ -99,7 +96,7 @@ pub(in crate::microsoft) fn product_dims(
 
 /// The dimensions that several shapes have together, as numpy broadcasts them, as far as they are
 /// known before the model runs.
-pub(super) fn broadcast_dims(shapes: &[&[TDim]]) -> TractResult<TVec<Option<TDim>>> {
+pub(crate) fn broadcast_dims(shapes: &[&[TDim]]) -> TractResult<TVec<Option<TDim>>> {
     let rank = shapes.iter().map(|shape| shape.len()).max().unwrap_or(0);
     let mut dims = tvec!();
     for at in 0..rank {
@@ -122,15 +119,15 @@ pub(super) fn broadcast_dims(shapes: &[&[TDim]]) -> TractResult<TVec<Option<TDim
 }
 
 /// Tensors of several shapes with the shape that they have together.
-pub(super) struct Broadcast {
-    pub(super) shape: Vec<usize>,
-    pub(super) count: usize,
+pub(crate) struct Broadcast {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) count: usize,
     /// For each tensor, the step from one element to the next along each dimension.
     steps: Vec<Vec<usize>>,
 }
 
 impl Broadcast {
-    pub(super) fn of(shapes: &[&[usize]]) -> TractResult<Broadcast> {
+    pub(crate) fn of(shapes: &[&[usize]]) -> TractResult<Broadcast> {
         let rank = shapes.iter().map(|shape| shape.len()).max().unwrap_or(0);
         let mut shape = vec![1; rank];
         for other in shapes {
@@ -153,7 +150,7 @@ impl Broadcast {
     }
 
     /// Calls a function for each element with its places in all tensors.
-    pub(super) fn each(&self, mut element: impl FnMut(&[usize])) {
+    pub(crate) fn each(&self, mut element: impl FnMut(&[usize])) {
         if self.count == 0 {
             return;
         }
