@@ -127,7 +127,7 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<(Prepared, Prepa
     let model = match planned {
         Some(mut plan) => {
             drop(model);
-            native::pack(&mut plan);
+            native::pack(&mut plan).map_err(failed)?;
             plan
         }
         None => optimize(model).map_err(failed)?,
@@ -150,7 +150,7 @@ pub(crate) fn prepare(loaded: Loaded, message: &[u8]) -> Result<(Prepared, Prepa
 /// Optimises a model or the body of a loop, using the kernels of the host.
 fn optimize(model: InferenceModel) -> TractResult<TypedModel> {
     let mut model = optimizer::optimize(model, native::PASSES)?;
-    native::pack(&mut model);
+    native::pack(&mut model)?;
     Ok(model)
 }
 

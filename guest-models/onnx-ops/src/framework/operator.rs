@@ -5,6 +5,7 @@
 use std::fmt::Debug;
 
 use tract_onnx::pb::NodeProto;
+use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_hir::internal::*;
 
 use crate::framework::assumptions;
@@ -29,6 +30,15 @@ pub(crate) trait Operator: Debug + Send + Sync + 'static {
         None
     }
 
+    /// The operator with some of its constant inputs in the layout of the host's kernels, and the
+    /// positions of those inputs, which it does not read any more.
+    fn packed(
+        &self,
+        _constants: &[Option<&Arc<Tensor>>],
+    ) -> Option<(Arc<dyn Operator>, Vec<usize>)> {
+        None
+    }
+
     /// Whether it draws random numbers. Then it is computed in runs only, never before them.
     fn draws(&self) -> bool {
         false
@@ -38,6 +48,57 @@ pub(crate) trait Operator: Debug + Send + Sync + 'static {
 /// Whether an operator of this crate draws random numbers.
 pub(crate) fn draws(op: &dyn TypedOp) -> bool {
     op.downcast_ref::<Computed>().is_some_and(|op| op.expansion.op.draws())
+}
+
+/// Brings constant inputs of operators of this crate into the layout of the host's kernels. The model
+/// must be complete, because its shapes are not inferred again.
+pub fn pack(model: &mut TypedModel) -> TractResult<()> {
+    for id in 0..model.nodes.len() {
+        let node = &model.nodes[id];
+        let Some(computed) = node.op_as::<Computed>() else { continue };
+        let facts = node.inputs.iter().map(|input| model.outlet_fact(*input));
+        let facts = facts.collect::<TractResult<Vec<_>>>()?;
+        let constants =
+            computed.expansion.by_position(facts.iter().map(|fact| fact.konst.as_ref()));
+        let constants: Vec<_> = constants.into_iter().map(Option::flatten).collect();
+        let Some((op, dropped)) = computed.expansion.op.packed(&constants) else { continue };
+        let mut expansion = OperatorExpansion { op, ..computed.expansion.clone() };
+        let mut inputs = expansion.by_position(node.inputs.clone());
+        for at in dropped {
+            expansion.present[at] = false;
+            inputs[at] = None;
+        }
+        let packed = Computed { expansion, facts: computed.facts.clone() };
+        reconnect(model, id, inputs.into_iter().flatten().collect());
+        model.nodes[id].op = Box::new(packed);
+    }
+    Ok(())
+}
+
+/// Gives a node other inputs. Constants that nobody reads any more are freed.
+fn reconnect(model: &mut TypedModel, id: usize, inputs: Vec<OutletId>) {
+    let before = std::mem::replace(&mut model.nodes[id].inputs, inputs.clone());
+    for outlet in &before {
+        let successors = &mut model.nodes[outlet.node].outputs[outlet.slot].successors;
+        successors.retain(|successor| successor.node != id);
+    }
+    for (slot, outlet) in inputs.iter().enumerate() {
+        let successors = &mut model.nodes[outlet.node].outputs[outlet.slot].successors;
+        successors.push(InletId::new(id, slot));
+    }
+    for outlet in before {
+        let is_output = model.outputs.contains(&outlet);
+        let node = &mut model.nodes[outlet.node];
+        let unused = node.outputs.iter().all(|output| output.successors.is_empty()) && !is_output;
+        if unused
+            && node.op_is::<Const>()
+            && let Ok(nothing) = Const::new(tensor1::<u8>(&[]).into_arc_tensor())
+            && let Ok(fact) = TypedFact::try_from(Arc::clone(nothing.val()))
+        {
+            node.outputs[outlet.slot].fact = fact;
+            node.op = Box::new(nothing);
+        }
+    }
 }
 
 /// How the weights of an operator of this crate are quantized, and where each input that ONNX gives

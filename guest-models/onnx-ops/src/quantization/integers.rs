@@ -4,9 +4,10 @@
 use tract_onnx::tract_hir::internal::*;
 
 use crate::framework::errors::{bail, ensure};
-use crate::framework::facts::{InputFact, concrete, optional};
+use crate::framework::facts::{InputFact, concrete, optional, required};
 use crate::framework::tensors::from_bytes;
 use crate::quantization::native::{self, Finish};
+use crate::quantization::packed::Packed;
 
 /// The largest number of products of 8-bit integers whose sum fits 32 bits.
 const MAX_DEPTH: usize = 1 << 15;
@@ -76,18 +77,75 @@ pub(crate) fn check_depth(depth: usize) -> TractResult<()> {
 pub(crate) struct ByteProduct<'t> {
     pub(crate) left: Bytes<'t>,
     pub(crate) left_zeros: &'t [i32],
-    pub(crate) right: Bytes<'t>,
+    pub(crate) right: Right<'t>,
     pub(crate) right_zeros: &'t [i32],
     /// Rows, depth and columns.
     pub(crate) sizes: [usize; 3],
-    /// Whether the columns of the right operand are its rows in memory.
-    pub(crate) transposed: bool,
+}
+
+/// The right operand of a product.
+#[derive(Clone, Copy)]
+pub(crate) enum Right<'t> {
+    /// A row for each step.
+    Rows(Bytes<'t>),
+    /// A row for each column.
+    Columns(Bytes<'t>),
+    /// In the layout of the host's kernels, which are there then; and whether it is signed.
+    Packed(&'t [u8], bool),
+}
+
+/// The right operands of products that have the same sizes: those of an input, or packed ones.
+#[derive(Clone, Copy)]
+pub(crate) struct Rights<'t> {
+    given: Result<Bytes<'t>, &'t Packed>,
+    transposed: bool,
+}
+
+impl<'t> Rights<'t> {
+    /// Of an input at this position, unless it was packed.
+    pub(crate) fn of(
+        inputs: &[Option<&'t Tensor>],
+        at: usize,
+        packed: Option<&'t Packed>,
+        transposed: bool,
+    ) -> TractResult<Rights<'t>> {
+        let given = match packed {
+            Some(packed) => Err(packed),
+            None => Ok(Bytes::of(required(inputs, at)?)?),
+        };
+        Ok(Rights { given, transposed })
+    }
+
+    /// One of the matrices of so many elements.
+    pub(crate) fn matrix(self, at: usize, elements: usize) -> Right<'t> {
+        match self.given {
+            Err(packed) => Right::Packed(packed.matrix(at), packed.signed),
+            Ok(all) if self.transposed => Right::Columns(all.slice(at * elements, elements)),
+            Ok(all) => Right::Rows(all.slice(at * elements, elements)),
+        }
+    }
+}
+
+/// The shape of an input at this position, or the one that it had before it was packed.
+pub(crate) fn right_shape<'t>(
+    inputs: &[Option<&'t Tensor>],
+    at: usize,
+    packed: Option<&'t Packed>,
+) -> TractResult<&'t [usize]> {
+    match packed {
+        Some(packed) => Ok(&packed.shape),
+        None => Ok(required(inputs, at)?.shape()),
+    }
 }
 
 impl ByteProduct<'_> {
     fn check(&self) -> TractResult<()> {
         let [rows, depth, columns] = self.sizes;
-        let matches = self.left.len() == rows * depth && self.right.len() == depth * columns;
+        let right = match self.right {
+            Right::Rows(right) | Right::Columns(right) => right.len() == depth * columns,
+            Right::Packed(..) => true,
+        };
+        let matches = self.left.len() == rows * depth && right;
         let (left, right) = (self.left_zeros.len(), self.right_zeros.len());
         let zeros = (left == 1 || left == rows) && (right == 1 || right == columns);
         ensure!(matches && zeros, "internal error: operands of other sizes than expected");
@@ -100,7 +158,7 @@ impl ByteProduct<'_> {
         let [rows, _, columns] = self.sizes;
         let mut sums = vec![0i32; rows * columns];
         if !sums.is_empty() && !native::product(self, Finish::Sums(&mut sums)) {
-            self.add(&mut sums);
+            self.add(&mut sums)?;
         }
         Ok(sums)
     }
@@ -116,7 +174,7 @@ impl ByteProduct<'_> {
             return Ok(results);
         }
         let mut sums = vec![0i32; rows * columns];
-        self.add(&mut sums);
+        self.add(&mut sums)?;
         for (results, sums) in results.chunks_mut(columns).zip(sums.chunks(columns)) {
             let each = results.iter_mut().zip(sums).zip(scales.iter().cycle());
             each.for_each(|((result, sum), scale)| *result = *sum as f32 * scale);
@@ -147,21 +205,24 @@ impl ByteProduct<'_> {
     }
 
     /// Adds the products without the host.
-    fn add(&self, sums: &mut [i32]) {
+    fn add(&self, sums: &mut [i32]) -> TractResult<()> {
         let [_, depth, columns] = self.sizes;
         if depth == 0 {
-            return;
+            return Ok(());
         }
         let mut left = self.left.to_vec();
         let zeros = self.left_zeros.iter().cycle();
         for (row, zero) in left.chunks_mut(depth).zip(zeros) {
             row.iter_mut().for_each(|value| *value -= zero);
         }
-        match (self.right, self.transposed) {
-            (Bytes::Unsigned(right), false) => add_rows(sums, &left, right, depth, columns),
-            (Bytes::Signed(right), false) => add_rows(sums, &left, right, depth, columns),
-            (Bytes::Unsigned(right), true) => add_dots(sums, &left, right, depth, columns),
-            (Bytes::Signed(right), true) => add_dots(sums, &left, right, depth, columns),
+        match self.right {
+            Right::Rows(Bytes::Unsigned(right)) => add_rows(sums, &left, right, depth, columns),
+            Right::Rows(Bytes::Signed(right)) => add_rows(sums, &left, right, depth, columns),
+            Right::Columns(Bytes::Unsigned(right)) => add_dots(sums, &left, right, depth, columns),
+            Right::Columns(Bytes::Signed(right)) => add_dots(sums, &left, right, depth, columns),
+            Right::Packed(..) => {
+                bail!("internal error: a packed operand without the host's kernels")
+            }
         }
         if self.right_zeros.iter().any(|zero| *zero != 0) {
             for (sums, left) in sums.chunks_mut(columns).zip(left.chunks(depth)) {
@@ -172,6 +233,7 @@ impl ByteProduct<'_> {
                 }
             }
         }
+        Ok(())
     }
 }
 
@@ -339,7 +401,16 @@ mod tests {
 
     #[test]
     fn integer_products_are_exact_for_all_sizes_and_both_layouts() {
-        for sizes in [[1, 1, 0], [0, 3, 2], [2, 0, 3], [1, 1, 1], [3, 5, 7], [2, 64, 9], [5, 130, 17], [1, 67, 4]] {
+        for sizes in [
+            [1, 1, 0],
+            [0, 3, 2],
+            [2, 0, 3],
+            [1, 1, 1],
+            [3, 5, 7],
+            [2, 64, 9],
+            [5, 130, 17],
+            [1, 67, 4],
+        ] {
             let [rows, depth, columns] = sizes;
             let left = numbers(rows * depth, 1);
             let left = Bytes::Unsigned(&left);
@@ -365,8 +436,8 @@ mod tests {
                         expected.push((0..depth).map(of).sum::<i32>());
                     }
                     let (left_zeros, right_zeros) = (&left_zeros[..], &zeros[..]);
-                    let product =
-                        ByteProduct { left, left_zeros, right, right_zeros, sizes, transposed };
+                    let right = if transposed { Right::Columns(right) } else { Right::Rows(right) };
+                    let product = ByteProduct { left, left_zeros, right, right_zeros, sizes };
                     assert_eq!(product.sums().unwrap(), expected, "{sizes:?}");
                 }
             }
@@ -380,8 +451,8 @@ mod tests {
         let (left, right) = (Bytes::Unsigned(&bytes), Bytes::Unsigned(&bytes));
         let (left_zeros, right_zeros) = (&[255][..], &[255][..]);
         let sizes = [1, depth, 1];
-        let product =
-            ByteProduct { left, left_zeros, right, right_zeros, sizes, transposed: false };
+        let right = Right::Rows(right);
+        let product = ByteProduct { left, left_zeros, right, right_zeros, sizes };
         assert_eq!(product.sums().unwrap(), [255 * 255 * depth as i32]);
         assert!(check_depth(depth + 1).is_err());
     }

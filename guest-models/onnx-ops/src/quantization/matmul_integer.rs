@@ -1,9 +1,12 @@
 //! MatMulInteger (ONNX, operator set 10): sums of products of bytes in 32 bits, where they wrap
 //! around.
 
+use std::sync::Arc;
+
 use tract_onnx::tract_hir::internal::*;
 
-use super::integers::{ByteProduct, Bytes, Columns, check_columns};
+use super::integers::{ByteProduct, Bytes, Columns, Rights, check_columns, right_shape};
+use super::packed::Packed;
 use super::shapes::{Product, product_dims};
 use crate::framework::dims::volume;
 use crate::framework::errors::ensure;
@@ -12,10 +15,12 @@ use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 
 pub(crate) const OPERATORS: &[Registration] =
-    &[own("MatMulInteger", |_, node| built(MatMulInteger, node))];
+    &[own("MatMulInteger", |_, node| built(MatMulInteger { packed: None }, node))];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct MatMulInteger;
+struct MatMulInteger {
+    packed: Option<Packed>,
+}
 
 /// The zero points of all rows of the left operand: one, or one for each. `shape` is theirs.
 fn row_zeros(zeros: Vec<i32>, shape: &[usize], a: &[usize]) -> TractResult<Vec<i32>> {
@@ -54,19 +59,20 @@ impl Operator for MatMulInteger {
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let (a, b) = (*required(inputs, 0)?, *required(inputs, 1)?);
-        let sizes = Product::of(a.shape(), b.shape())?;
+        let (a, packed) = (*required(inputs, 0)?, self.packed.as_ref());
+        let b_shape = right_shape(inputs, 1, packed)?;
+        let sizes = Product::of(a.shape(), b_shape)?;
         let zeros = |at| {
             let given = optional(inputs, at).copied();
             let values =
                 given.map_or(Ok(vec![0]), |zeros| Ok::<_, TractError>(Bytes::of(zeros)?.to_vec()));
             Ok::<_, TractError>((values?, given.map_or(&[][..], Tensor::shape)))
         };
-        let ((left_zeros, left_shape), (right_zeros, right_shape)) = (zeros(2)?, zeros(3)?);
+        let ((left_zeros, left_shape), (right_zeros, right_zero_shape)) = (zeros(2)?, zeros(3)?);
         let left_zeros = row_zeros(left_zeros, left_shape, a.shape())?;
-        let by_zero = Columns::of(right_shape, b.shape(), "zero points")?;
+        let by_zero = Columns::of(right_zero_shape, b_shape, "zero points")?;
         let [rows, depth, columns] = sizes.sizes();
-        let (left, right) = (Bytes::of(a)?, Bytes::of(b)?);
+        let (left, right) = (Bytes::of(a)?, Rights::of(inputs, 1, packed, false)?);
         let mut sums = Vec::with_capacity(volume(&sizes.shape)?);
         for (one, other) in &sizes.pairs {
             let product = ByteProduct {
@@ -75,14 +81,21 @@ impl Operator for MatMulInteger {
                     1 => &left_zeros,
                     _ => &left_zeros[one * rows..][..rows],
                 },
-                right: right.slice(other * depth * columns, depth * columns),
+                right: right.matrix(*other, depth * columns),
                 right_zeros: by_zero.part(&right_zeros, *other, columns),
                 sizes: sizes.sizes(),
-                transposed: false,
             };
             sums.extend(product.sums()?);
         }
         Ok(tvec!(Tensor::from_shape(&sizes.shape, &sums)?))
+    }
+
+    fn packed(
+        &self,
+        constants: &[Option<&Arc<Tensor>>],
+    ) -> Option<(Arc<dyn Operator>, Vec<usize>)> {
+        let packed = Packed::of(constants.get(1).copied().flatten(), false)?;
+        Some((Arc::new(MatMulInteger { packed: Some(packed) }), vec![1]))
     }
 }
 

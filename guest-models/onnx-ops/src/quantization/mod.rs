@@ -5,6 +5,7 @@ pub(crate) mod dynamic;
 pub(crate) mod integers;
 mod matmul_integer;
 mod native;
+pub(crate) mod packed;
 pub(crate) mod qlinear;
 pub(crate) mod quantize;
 pub(crate) mod quantize_any;

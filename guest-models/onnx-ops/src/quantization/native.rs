@@ -5,7 +5,7 @@ use belljar_abi::kernel::{
     IntegerConv, IntegerGemm, Kernel, MAX_INTEGER_STEPS, MAX_TAPS, Quantize,
 };
 
-use super::integers::{ByteProduct, Bytes, Rounding};
+use super::integers::{ByteProduct, Bytes, Right, Rounding};
 use crate::framework::native::{self, address, address_mut};
 
 /// What becomes of the sums of an integer product.
@@ -97,20 +97,25 @@ pub(crate) fn product(product: &ByteProduct<'_>, mut finish: Finish<'_>) -> bool
     }
     let a_zeros = zero_bytes(product.left_zeros);
     let b_zeros = zero_bytes(product.right_zeros);
-    let (b_step_stride, b_column_stride) = if product.transposed { (1, k) } else { (n, 1) };
+    let sign = |bytes| matches!(bytes, Bytes::Signed(_));
+    let (b, b_signed, b_step_stride, b_column_stride) = match product.right {
+        Right::Rows(right) => (address_of(right), sign(right), n, 1),
+        Right::Columns(right) => (address_of(right), sign(right), 1, k),
+        Right::Packed(right, signed) => (address(right), signed, 0, 0),
+    };
     let words = Words::of(&mut finish);
     let request = IntegerGemm {
         batch: 1,
         m,
         n,
         k,
-        signs: signs(product.left, product.right),
+        signs: u32::from(sign(product.left)) | u32::from(b_signed) << 1,
         a: address_of(product.left),
         a_batch_stride: 0,
         a_row_stride: k,
         a_zeros: optional(&a_zeros),
         a_zero_stride: u32::from(a_zeros.len() > 1),
-        b: address_of(product.right),
+        b,
         b_batch_stride: 0,
         b_step_stride,
         b_column_stride,

@@ -1,12 +1,17 @@
 //! QLinearMatMul (ONNX, operator set 10), QLinearConv and ConvInteger (10): exact sums of integer
 //! products. The first two are scaled and rounded once to the nearest even.
 
+use std::sync::Arc;
+
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::integers::{ByteProduct, Bytes, Columns, Rounding, check_depth, of_bytes};
+use super::integers::{
+    ByteProduct, Bytes, Columns, Rights, Rounding, check_depth, of_bytes, right_shape,
+};
 use super::native::{self, Convolution, Finish};
+use super::packed::Packed;
 use super::shapes::{Product, product_dims};
 use crate::framework::dims::{advance, strides, volume};
 use crate::framework::errors::{bail, ensure};
@@ -20,7 +25,7 @@ use crate::framework::upstream::BuildResult;
 use crate::nn::window_spec::WindowSpec;
 
 pub(crate) const OPERATORS: &[Registration] = &[
-    own("QLinearMatMul", |_, node| built(MatMul, node)),
+    own("QLinearMatMul", |_, node| built(MatMul { packed: None }, node)),
     own("QLinearConv", build_q_linear_conv),
     own("ConvInteger", build_conv_integer),
 ];
@@ -57,7 +62,9 @@ fn factor(x: f64, w: f64, y: f64, dtype: DatumType) -> TractResult<f64> {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct MatMul;
+struct MatMul {
+    packed: Option<Packed>,
+}
 
 impl Operator for MatMul {
     fn name(&self) -> &'static str {
@@ -77,15 +84,16 @@ impl Operator for MatMul {
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
         let given = |at| required(inputs, at).copied();
-        let (a, b) = (given(0)?, given(3)?);
-        let sizes = Product::of(a.shape(), b.shape())?;
+        let (a, packed) = (given(0)?, self.packed.as_ref());
+        let b_shape = right_shape(inputs, 3, packed)?;
+        let sizes = Product::of(a.shape(), b_shape)?;
         let dtype = given(1)?.datum_type();
         let (a_scale, y_scale) = (one(given(1)?)?, one(given(6)?)?);
         let scales = floats(given(4)?)?;
         let factor = |scale: &f64| factor(a_scale, *scale, y_scale, dtype);
         let factors: Vec<f64> = scales.iter().map(factor).collect::<TractResult<_>>()?;
-        let by_scale = Columns::of(given(4)?.shape(), b.shape(), "scales")?;
-        let by_zero = Columns::of(given(5)?.shape(), b.shape(), "zero points")?;
+        let by_scale = Columns::of(given(4)?.shape(), b_shape, "scales")?;
+        let by_zero = Columns::of(given(5)?.shape(), b_shape, "zero points")?;
         let (left_zeros, right_zeros) = (zeros(Some(given(2)?))?, zeros(Some(given(5)?))?);
         ensure!(
             left_zeros.len() == 1,
@@ -95,20 +103,27 @@ impl Operator for MatMul {
         let rounding = Rounding::of(given(7)?)?;
         let [rows, depth, columns] = sizes.sizes();
         check_depth(depth)?;
-        let (left, right) = (Bytes::of(a)?, Bytes::of(b)?);
+        let (left, right) = (Bytes::of(a)?, Rights::of(inputs, 3, packed, false)?);
         let mut results = Vec::with_capacity(volume(&sizes.shape)?);
         for (one, other) in &sizes.pairs {
             let product = ByteProduct {
                 left: left.slice(one * rows * depth, rows * depth),
                 left_zeros: &left_zeros,
-                right: right.slice(other * depth * columns, depth * columns),
+                right: right.matrix(*other, depth * columns),
                 right_zeros: by_zero.part(&right_zeros, *other, columns),
                 sizes: sizes.sizes(),
-                transposed: false,
             };
             results.extend(product.bytes(by_scale.part(&factors, *other, columns), rounding)?);
         }
         Ok(tvec!(of_bytes(rounding.signed, &sizes.shape, &results)?))
+    }
+
+    fn packed(
+        &self,
+        constants: &[Option<&Arc<Tensor>>],
+    ) -> Option<(Arc<dyn Operator>, Vec<usize>)> {
+        let packed = Packed::of(constants.get(3).copied().flatten(), false)?;
+        Some((Arc::new(MatMul { packed: Some(packed) }), vec![3]))
     }
 }
 

@@ -82,7 +82,7 @@ fn replace_others(model: &mut TypedModel) -> TractResult<()> {
 /// Brings the constants of a complete plan into the layout of the host, one after the other. The
 /// plan must be the only one that holds them, so that each is freed as soon as it is packed. The
 /// largest is the first: the next ones fit into the memory that it leaves.
-pub(crate) fn pack(model: &mut TypedModel) {
+pub(crate) fn pack(model: &mut TypedModel) -> TractResult<()> {
     let size = |node: &TypedNode| {
         let conv = node.op_as::<NativeOp<conv::NativeConv>>().map(|op| op.native().unpacked());
         conv.or(node.op_as::<NativeOp<gemm::NativeGemm>>().map(|op| op.native().unpacked()))
@@ -98,6 +98,7 @@ pub(crate) fn pack(model: &mut TypedModel) {
             op.pack();
         }
     }
+    onnx_ops::framework::operator::pack(model)
 }
 
 /// The shape of a plain `f32` tensor, if its sizes are known, apart from symbols of the inputs, and

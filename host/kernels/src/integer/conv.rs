@@ -228,7 +228,8 @@ impl Patches<'_> {
                     (tap, channel) = (0, channel + 1);
                 }
             }
-            interleave::<false>(rows.each_ref().map(|row| &row[..]), flip, to, &mut sums);
+            let rows = rows.each_ref().map(|row| &row[..valid]);
+            interleave::<false>(rows, flip, to, &mut sums);
         }
         for (to, sum) in sum_bytes.as_chunks_mut::<SUM_BYTES>().0.iter_mut().zip(sums) {
             *to = sum.to_le_bytes();
@@ -415,7 +416,8 @@ impl Job for Channels<'_, '_> {
                     for (tap, weight) in taps.clone() {
                         let from = &image[*tap as usize + at * LANES..][..LANES];
                         for (sum, byte) in all.iter_mut().zip(from) {
-                            let product = weight * number(byte ^ conv.input_flip, false);
+                            let product =
+                                weight.wrapping_mul(number(byte ^ conv.input_flip, false));
                             *sum = sum.wrapping_add(product);
                         }
                     }

@@ -711,3 +711,38 @@ fn speed_of_integer_convolutions() {
         }
     }
 }
+
+/// As [`speed_of_integer_products`], with a right operand that the kernel packs.
+#[test]
+#[ignore = "a benchmark"]
+fn speed_of_packing() {
+    for (k, n, transposed) in [(768u32, 768u32, false), (768, 3072, false), (768, 768, true)] {
+        let (step, column) = if transposed { (1, k) } else { (n, 1) };
+        let g = IntegerGemm {
+            batch: 1,
+            m: 1,
+            n,
+            k,
+            signs: 2,
+            a: 4096,
+            a_row_stride: k,
+            b: 1 << 20,
+            b_step_stride: step,
+            b_column_stride: column,
+            output: 8 << 20,
+            ..Default::default()
+        };
+        let mut memory = vec![0u32; 3 << 20];
+        for path in all_paths() {
+            let mut best = f64::INFINITY;
+            for _ in 0..15 {
+                let watch = Watch::new(InstructionSet::best(), 1).unwrap();
+                let start = std::time::Instant::now();
+                gemm_by(path, bytemuck::cast_slice_mut(&mut memory), &g, &watch).unwrap();
+                best = best.min(start.elapsed().as_secs_f64());
+            }
+            let speed = f64::from(n * k) / 1e9 / best;
+            println!("{k} x {n}, {transposed}, {path:?}: {:.3} ms, {speed:.2} GB/s", best * 1e3);
+        }
+    }
+}

@@ -1,6 +1,8 @@
 //! QAttention: self-attention whose projections are products of bytes. What follows them is computed
 //! in floats.
 
+use std::sync::Arc;
+
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
@@ -13,7 +15,8 @@ use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{Bits, ints, shapes};
 use crate::framework::upstream::BuildResult;
-use crate::quantization::integers::{ByteProduct, Bytes, check_depth};
+use crate::quantization::integers::{ByteProduct, Bytes, Rights, check_depth};
+use crate::quantization::packed::Packed;
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("QAttention", build).of(belljar_operators::MICROSOFT)];
@@ -28,6 +31,7 @@ fn build(_: &ParsingContext, node: &NodeProto) -> BuildResult {
         causal: node.get_attr_opt::<i64>("unidirectional")?.unwrap_or(0) != 0,
         filter: Bits::of(node, "mask_filter_value", -10000.0)?,
         scale: Bits::of(node, "scale", 0.0)?,
+        packed: None,
     };
     built(op, node)
 }
@@ -40,6 +44,7 @@ struct Attention {
     filter: Bits,
     /// The factor of the scores, or 0 for the usual one.
     scale: Bits,
+    packed: Option<Packed>,
 }
 
 struct Sizes {
@@ -162,14 +167,13 @@ impl Attention {
     /// The queries, keys and values: the products of each step, one after the other.
     fn projected(&self, s: &Sizes, inputs: &[Option<&Tensor>]) -> TractResult<Vec<f32>> {
         let given = |at| required(inputs, at).copied();
-        let right_zeros = zeros(optional(inputs, 7).copied())?;
+        let (packed, right_zeros) = (self.packed.as_ref(), zeros(optional(inputs, 7).copied())?);
         let product = ByteProduct {
             left: Bytes::of(given(0)?)?,
             left_zeros: &[zero(optional(inputs, 6).copied())?],
-            right: Bytes::of(given(1)?)?,
+            right: Rights::of(inputs, 1, packed, false)?.matrix(0, s.inputs * 3 * s.hidden),
             right_zeros: &right_zeros,
             sizes: [s.batch * s.steps, s.inputs, 3 * s.hidden],
-            transposed: false,
         };
         check_depth(s.inputs)?;
         let bias = given(2)?.try_as_plain_ram()?;
@@ -251,7 +255,11 @@ impl Operator for Attention {
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let s = self.sizes(&shapes(inputs))?;
+        let mut all = shapes(inputs);
+        if let Some(packed) = &self.packed {
+            all[1] = Some(packed.shape.to_vec());
+        }
+        let s = self.sizes(&all)?;
         let projected = self.projected(&s, inputs)?;
         let past: Option<&[f32]> = match optional(inputs, 8).copied() {
             Some(past) => Some(past.try_as_plain_ram()?.as_slice()?),
@@ -291,6 +299,14 @@ impl Operator for Attention {
             Tensor::from_shape(&[s.batch, s.steps, s.hidden], &results)?,
             Tensor::from_shape(&[2, s.batch, self.heads, total, s.head], &present)?
         ))
+    }
+
+    fn packed(
+        &self,
+        constants: &[Option<&Arc<Tensor>>],
+    ) -> Option<(Arc<dyn Operator>, Vec<usize>)> {
+        let packed = Packed::of(constants.get(1).copied().flatten(), false)?;
+        Some((Arc::new(Attention { packed: Some(packed), ..self.clone() }), vec![1]))
     }
 }
 

@@ -1,6 +1,8 @@
 //! QGemm: a product of matrices of bytes plus a matrix of 32-bit integers, scaled to floats or
 //! quantized again.
 
+use std::sync::Arc;
+
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
@@ -13,7 +15,8 @@ use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{Bits, ints};
 use crate::framework::upstream::BuildResult;
-use crate::quantization::integers::{ByteProduct, Bytes, check_depth};
+use crate::quantization::integers::{ByteProduct, Bytes, Rights, check_depth, right_shape};
+use crate::quantization::packed::Packed;
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("QGemm", build).of(belljar_operators::MICROSOFT)];
@@ -23,6 +26,7 @@ fn build(_: &ParsingContext, node: &NodeProto) -> BuildResult {
     let op = Gemm {
         transposed: [flag("transA")?, flag("transB")?],
         alpha: Bits::of(node, "alpha", 1.0)?,
+        packed: None,
     };
     built(op, node)
 }
@@ -31,6 +35,7 @@ fn build(_: &ParsingContext, node: &NodeProto) -> BuildResult {
 struct Gemm {
     transposed: [bool; 2],
     alpha: Bits,
+    packed: Option<Packed>,
 }
 
 impl Gemm {
@@ -121,8 +126,8 @@ impl Operator for Gemm {
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
         let given = |at| required(inputs, at).copied();
-        let (a, b) = (given(0)?, given(3)?);
-        let [rows, depth, columns] = self.sizes(a.shape(), b.shape())?;
+        let (a, packed) = (given(0)?, self.packed.as_ref());
+        let [rows, depth, columns] = self.sizes(a.shape(), right_shape(inputs, 3, packed)?)?;
         check_depth(depth)?;
         let moved;
         let left = if self.transposed[0] {
@@ -137,10 +142,9 @@ impl Operator for Gemm {
         let product = ByteProduct {
             left,
             left_zeros: &[zero(Some(given(2)?))?],
-            right: Bytes::of(b)?,
+            right: Rights::of(inputs, 3, packed, self.transposed[1])?.matrix(0, depth * columns),
             right_zeros: &right_zeros,
             sizes: [rows, depth, columns],
-            transposed: self.transposed[1],
         };
         let sums = product.sums()?;
         let added = optional(inputs, 6).copied();
@@ -166,6 +170,14 @@ impl Operator for Gemm {
         let range = range(dtype)?;
         let values = values.map(|value| quantized(value, zero, range));
         Ok(tvec!(bytes(dtype, &[rows, columns], values)?))
+    }
+
+    fn packed(
+        &self,
+        constants: &[Option<&Arc<Tensor>>],
+    ) -> Option<(Arc<dyn Operator>, Vec<usize>)> {
+        let packed = Packed::of(constants.get(3).copied().flatten(), self.transposed[1])?;
+        Some((Arc::new(Gemm { packed: Some(packed), ..self.clone() }), vec![3]))
     }
 }
 

@@ -1,6 +1,8 @@
 //! DynamicQuantizeMatMul, MatMulIntegerToFloat and MatMulInteger16: integer products of matrices.
 //! The first two scale the sums to floats.
 
+use std::sync::Arc;
+
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
@@ -12,7 +14,10 @@ use crate::framework::facts::{InputFact, OutputFact, concrete, optional, require
 use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::upstream::BuildResult;
-use crate::quantization::integers::{ByteProduct, Bytes, Columns, check_columns, check_depth};
+use crate::quantization::integers::{
+    ByteProduct, Bytes, Columns, Rights, check_columns, check_depth, right_shape,
+};
+use crate::quantization::packed::Packed;
 use crate::quantization::shapes::{Product, product_dims};
 
 pub(crate) const OPERATORS: &[Registration] = &[
@@ -22,7 +27,7 @@ pub(crate) const OPERATORS: &[Registration] = &[
 ];
 
 fn build(_: &ParsingContext, node: &NodeProto) -> BuildResult {
-    built(ToFloat { dynamic: node.op_type == "DynamicQuantizeMatMul" }, node)
+    built(ToFloat { dynamic: node.op_type == "DynamicQuantizeMatMul", packed: None }, node)
 }
 
 /// A product of bytes that are scaled to floats. The left operand is quantized first, or given as
@@ -30,6 +35,7 @@ fn build(_: &ParsingContext, node: &NodeProto) -> BuildResult {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct ToFloat {
     dynamic: bool,
+    packed: Option<Packed>,
 }
 
 impl ToFloat {
@@ -67,8 +73,9 @@ impl Operator for ToFloat {
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let (a, b) = (*required(inputs, 0)?, *required(inputs, 1)?);
-        let sizes = Product::of(a.shape(), b.shape())?;
+        let (a, packed) = (*required(inputs, 0)?, self.packed.as_ref());
+        let b_shape = right_shape(inputs, 1, packed)?;
+        let sizes = Product::of(a.shape(), b_shape)?;
         let (scale_at, zero_at, bias_at) = self.places();
         let dynamic;
         let (left, left_zero, left_scale) = if self.dynamic {
@@ -80,9 +87,9 @@ impl Operator for ToFloat {
         };
         let given = *required(inputs, scale_at)?;
         let (right_scales, by_scale) =
-            (scales(given)?, Columns::of(given.shape(), b.shape(), "scales")?);
+            (scales(given)?, Columns::of(given.shape(), b_shape, "scales")?);
         let given = optional(inputs, zero_at).copied();
-        let by_zero = Columns::of(given.map_or(&[], Tensor::shape), b.shape(), "zero points")?;
+        let by_zero = Columns::of(given.map_or(&[], Tensor::shape), b_shape, "zero points")?;
         let right_zeros = zeros(given)?;
         let bias = optional(inputs, bias_at).copied();
         if let Some(bias) = bias {
@@ -93,16 +100,15 @@ impl Operator for ToFloat {
             None => None,
         };
         let [rows, depth, columns] = sizes.sizes();
-        let right = Bytes::of(b)?;
+        let right = Rights::of(inputs, 1, packed, false)?;
         let mut results = Vec::with_capacity(volume(&sizes.shape)?);
         for (one, other) in &sizes.pairs {
             let product = ByteProduct {
                 left: left.slice(one * rows * depth, rows * depth),
                 left_zeros: &[left_zero],
-                right: right.slice(other * depth * columns, depth * columns),
+                right: right.matrix(*other, depth * columns),
                 right_zeros: by_zero.part(&right_zeros, *other, columns),
                 sizes: sizes.sizes(),
-                transposed: false,
             };
             let scales = by_scale.part(&right_scales, *other, columns);
             let scales: Vec<f32> = scales.iter().map(|scale| left_scale * scale).collect();
@@ -110,6 +116,14 @@ impl Operator for ToFloat {
             results.extend(product.floats(&scales, bias)?);
         }
         Ok(tvec!(Tensor::from_shape(&sizes.shape, &results)?))
+    }
+
+    fn packed(
+        &self,
+        constants: &[Option<&Arc<Tensor>>],
+    ) -> Option<(Arc<dyn Operator>, Vec<usize>)> {
+        let packed = Packed::of(constants.get(1).copied().flatten(), false)?;
+        Some((Arc::new(ToFloat { packed: Some(packed), ..self.clone() }), vec![1]))
     }
 }
 

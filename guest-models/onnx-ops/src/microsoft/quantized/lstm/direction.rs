@@ -5,7 +5,7 @@ use tract_onnx::tract_hir::internal::*;
 use crate::elementwise::approximations::{sigmoid, tanh};
 use crate::framework::errors::bail;
 use crate::microsoft::quantized::parameters::Dynamic;
-use crate::quantization::integers::{ByteProduct, Bytes};
+use crate::quantization::integers::{ByteProduct, Bytes, Right};
 
 /// A function of the sums of gates and of cells, with ONNX's default parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Activation {
 
 /// Weights of one direction.
 pub(super) struct Weights<'w> {
-    pub(super) values: Bytes<'w>,
+    pub(super) values: Right<'w>,
     pub(super) scales: &'w [f32],
     pub(super) zeros: &'w [i32],
 }
@@ -65,7 +65,6 @@ impl Weights<'_> {
             right: self.values,
             right_zeros: self.zeros,
             sizes,
-            transposed: false,
         };
         let scales: Vec<f32> = self.scales.iter().map(|scale| rows.scale * scale).collect();
         product.floats(&scales, None)

@@ -4,6 +4,8 @@
 
 mod direction;
 
+use std::sync::Arc;
+
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
@@ -17,7 +19,8 @@ use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{Bits, ints, shapes};
 use crate::framework::upstream::BuildResult;
-use crate::quantization::integers::{Bytes, check_depth};
+use crate::quantization::integers::{Rights, check_depth};
+use crate::quantization::packed::Packed;
 
 pub(crate) const OPERATORS: &[Registration] =
     &[own("DynamicQuantizeLSTM", build).of(belljar_operators::MICROSOFT)];
@@ -60,6 +63,7 @@ fn build(_: &ParsingContext, node: &NodeProto) -> BuildResult {
         activations,
         clip,
         coupled: node.get_attr_opt::<i64>("input_forget")?.unwrap_or(0) != 0,
+        packed: None,
     };
     built(lstm, node)
 }
@@ -75,6 +79,8 @@ struct Lstm {
     clip: Option<Bits>,
     /// Whether the forget gate is one minus the input gate.
     coupled: bool,
+    /// The weights of inputs and of states.
+    packed: Option<[Packed; 2]>,
 }
 
 struct Sizes {
@@ -180,14 +186,21 @@ impl Operator for Lstm {
     }
 
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let s = self.sizes(&shapes(inputs))?;
+        let mut all = shapes(inputs);
+        let packed = |at: usize| self.packed.as_ref().map(|packed| &packed[at]);
+        for at in 0..2 {
+            if let Some(packed) = packed(at) {
+                all[at + 1] = Some(packed.shape.to_vec());
+            }
+        }
+        let s = self.sizes(&all)?;
         let lengths = self.lengths(&s, optional(inputs, 4).copied())?;
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let (ways, wide) = (self.directions.len(), 4 * s.hidden);
         let x = given(inputs, 0)?.unwrap_or_default();
         let x = &x[..longest * s.batch * s.inputs];
-        let bytes = |at| Bytes::of(required(inputs, at)?);
-        let (w, r) = (bytes(1)?, bytes(2)?);
+        let w = Rights::of(inputs, 1, packed(0), false)?;
+        let r = Rights::of(inputs, 2, packed(1), false)?;
         let (w_scales, r_scales) = (scales(required(inputs, 8)?)?, scales(required(inputs, 10)?)?);
         let (w_zeros, r_zeros) =
             (zeros(optional(inputs, 9).copied())?, zeros(optional(inputs, 11).copied())?);
@@ -199,19 +212,18 @@ impl Operator for Lstm {
         let (mut hidden, mut cells) = (state(5)?, state(6)?);
         let mut sequence = vec![0f32; s.steps * ways * s.batch * s.hidden];
         for (way, back) in self.directions.iter().enumerate() {
-            let of = |values: Bytes<'_>| values.len() / ways;
             let bias = biases.map(|biases| part(biases, way, ways));
             let direction = Direction {
                 activations: self.activations[way],
                 clip: self.clip.map_or(f32::INFINITY, Bits::get),
                 coupled: self.coupled,
                 inputs: Weights {
-                    values: w.slice(way * of(w), of(w)),
+                    values: w.matrix(way, s.inputs * wide),
                     scales: part(&w_scales, way, ways),
                     zeros: part(&w_zeros, way, ways),
                 },
                 states: Weights {
-                    values: r.slice(way * of(r), of(r)),
+                    values: r.matrix(way, s.hidden * wide),
                     scales: part(&r_scales, way, ways),
                     zeros: part(&r_zeros, way, ways),
                 },
@@ -258,6 +270,15 @@ impl Operator for Lstm {
             Tensor::from_shape(&state, &hidden)?,
             Tensor::from_shape(&state, &cells)?
         ))
+    }
+
+    fn packed(
+        &self,
+        constants: &[Option<&Arc<Tensor>>],
+    ) -> Option<(Arc<dyn Operator>, Vec<usize>)> {
+        let packed = |at: usize| Packed::of(constants.get(at).copied().flatten(), false);
+        let lstm = Lstm { packed: Some([packed(1)?, packed(2)?]), ..self.clone() };
+        Some((Arc::new(lstm), vec![1, 2]))
     }
 }
 
