@@ -13,6 +13,7 @@ pub mod errors;
 pub(crate) mod facts;
 pub mod inference;
 pub mod native;
+pub(crate) mod native_floats;
 pub(crate) mod numbers;
 pub mod operator;
 pub(crate) mod philox;

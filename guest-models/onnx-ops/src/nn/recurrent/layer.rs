@@ -1,15 +1,21 @@
-//! Layers of cells in any direction and layout, over whole sequences. Computed in 64 bits.
+//! Layers of cells in any direction and layout, over whole sequences. Computed by the host's kernels,
+//! or else in 64 bits.
+
+use std::sync::Arc;
 
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
 use super::activation::Activation;
 use super::cell::{Cell, Functions, Weights};
+use super::native::{Direction, Layer, States};
 use crate::framework::dims::volume;
 use crate::framework::errors::{bail, ensure};
 use crate::framework::facts::{
     InputFact, OutputFact, known_shapes, optional, required, unknown_dims, with_dims,
 };
+use crate::framework::native;
+use crate::framework::native_floats::Matrices;
 use crate::framework::operator::Operator;
 use crate::framework::tensors::{floats, from_floats, ints, shapes};
 
@@ -24,6 +30,35 @@ pub(super) struct Recurrent {
     activations: Vec<Vec<Activation>>,
     clip: f64,
     coupled: bool,
+    /// The weights of the inputs and of the states, and those of a GRU's candidates, if they are
+    /// constants and the host's kernels compute with them.
+    packed: Option<PackedWeights>,
+}
+
+/// Weights in the layout of the host's kernels.
+#[derive(Clone, Debug, PartialEq)]
+struct PackedWeights {
+    inputs: Matrices,
+    states: Matrices,
+    candidates: Option<Matrices>,
+    /// The shapes that they had.
+    shapes: [Vec<usize>; 2],
+}
+
+impl PackedWeights {
+    fn of(cell: Cell, w: &Tensor, r: &Tensor) -> Option<PackedWeights> {
+        let (inputs, states) = (Matrices::of_rows(w)?, Matrices::of_rows(r)?);
+        let [_, wide, hidden] = *r.shape() else { return None };
+        let candidates = match cell {
+            Cell::Gru { linear_before_reset: false } => {
+                let rows = r.slice(1, wide.checked_sub(hidden)?, wide).ok()?;
+                Some(Matrices::of_rows(&rows)?)
+            }
+            _ => None,
+        };
+        let shapes = [w.shape().to_vec(), r.shape().to_vec()];
+        Some(PackedWeights { inputs, states, candidates, shapes })
+    }
 }
 
 impl Recurrent {
@@ -45,7 +80,8 @@ impl Recurrent {
         let clip = node.get_attr_opt::<f32>("clip")?.map_or(f64::INFINITY, f64::from);
         ensure!(clip > 0.0, "the attribute \"clip\" is {clip}, expected a positive number");
         let coupled = node.get_attr_opt::<i64>("input_forget")?.unwrap_or(0) != 0;
-        Ok(Recurrent { cell, directions, batch_first, hidden, activations, clip, coupled })
+        let packed = None;
+        Ok(Recurrent { cell, directions, batch_first, hidden, activations, clip, coupled, packed })
     }
 
     /// Whether the functions are those of a node that names none.
@@ -124,6 +160,103 @@ impl Recurrent {
     }
 }
 
+impl Recurrent {
+    /// The outputs by the host's kernels, if they take the layer.
+    fn native(
+        &self,
+        s: &Sizes,
+        lengths: &[usize],
+        inputs: &[Option<&Tensor>],
+    ) -> TractResult<Option<TVec<Tensor>>> {
+        let x = *required(inputs, 0)?;
+        let takes = native::enabled()
+            && x.datum_type() == f32::datum_type()
+            && x.len() > 0
+            && self.has_usual_functions()
+            && optional(inputs, 7).is_none();
+        let made;
+        let weights = match &self.packed {
+            _ if !takes => return Ok(None),
+            Some(packed) => packed,
+            None => {
+                made = PackedWeights::of(self.cell, required(inputs, 1)?, required(inputs, 2)?);
+                match &made {
+                    Some(made) => made,
+                    None => return Ok(None),
+                }
+            }
+        };
+        let given = |at| -> TractResult<Option<Vec<f32>>> {
+            let Some(tensor) = optional(inputs, at) else { return Ok(None) };
+            Ok(Some(tensor.try_as_plain_ram()?.as_slice::<f32>()?.to_vec()))
+        };
+        let plain = x.try_as_plain_ram()?;
+        let biases = given(3)?;
+        let (ways, state) = (self.directions.len(), self.state(s.batch, s.hidden));
+        let none = || vec![0f32; state.iter().product()];
+        let mut hidden = given(5)?.unwrap_or_else(none);
+        let mut cells = given(6)?.unwrap_or_else(none);
+        let mut sequence = vec![0f32; s.steps * hidden.len()];
+        // Sequences of one length are computed together.
+        let together = lengths.iter().all(|length| *length == lengths[0]);
+        let rows = if together { s.batch } else { 1 };
+        let mut products = vec![0f32; rows * weights.states.columns];
+        for (way, back) in self.directions.iter().enumerate() {
+            let direction = Direction {
+                cell: self.cell,
+                inputs: &weights.inputs,
+                states: &weights.states,
+                candidates: weights.candidates.as_ref(),
+                way,
+                biases: biases
+                    .as_ref()
+                    .map(|all| &all[all.len() / ways * way..][..all.len() / ways]),
+            };
+            let Some(layer) = Layer::new(direction, plain.as_slice()?) else { return Ok(None) };
+            for first in (0..s.batch).step_by(rows) {
+                let places: Vec<usize> =
+                    (first..first + rows).map(|one| self.place(s, way, one)).collect();
+                let gather = |all: &[f32]| -> Vec<f32> {
+                    places.iter().flat_map(|at| &all[*at..at + s.hidden]).copied().collect()
+                };
+                let mut states = States::new(s.hidden, gather(&hidden), gather(&cells));
+                let length = lengths[first];
+                for step in 0..length {
+                    let step = if *back { length - 1 - step } else { step };
+                    let (row, apart) = match self.batch_first {
+                        true => (first * s.steps + step, s.steps),
+                        false => (step * s.batch + first, 1),
+                    };
+                    if !layer.step(&mut states, row, apart, &mut products) {
+                        return Ok(None);
+                    }
+                    for (at, h) in states.h.chunks_exact(s.hidden).enumerate() {
+                        let one = first + at;
+                        let to = match self.batch_first {
+                            true => (one * s.steps + step) * ways + way,
+                            false => (step * ways + way) * s.batch + one,
+                        };
+                        sequence[to * s.hidden..][..s.hidden].copy_from_slice(h);
+                    }
+                }
+                let rows = states.h.chunks_exact(s.hidden).zip(states.c.chunks_exact(s.hidden));
+                for (at, (h, c)) in places.iter().zip(rows) {
+                    hidden[*at..at + s.hidden].copy_from_slice(h);
+                    cells[*at..at + s.hidden].copy_from_slice(c);
+                }
+            }
+        }
+        let mut outputs = tvec!(
+            Tensor::from_shape(&self.sequence(s), &sequence)?,
+            Tensor::from_shape(&state, &hidden)?
+        );
+        if self.cell == Cell::Lstm {
+            outputs.push(Tensor::from_shape(&state, &cells)?);
+        }
+        Ok(Some(outputs))
+    }
+}
+
 /// The number of steps of each batch entry. The outputs behind the last one are zeros.
 fn lengths(inputs: &[Option<&Tensor>], s: &Sizes) -> TractResult<Vec<usize>> {
     let Some(lengths) = optional(inputs, 4) else { return Ok(vec![s.steps; s.batch]) };
@@ -167,9 +300,31 @@ impl Operator for Recurrent {
         Ok(expected)
     }
 
+    fn packed(
+        &self,
+        constants: &[Option<&Arc<Tensor>>],
+    ) -> Option<(Arc<dyn Operator>, Vec<usize>)> {
+        let constant = |at: usize| constants.get(at).copied().flatten();
+        let (w, r) = (constant(1)?, constant(2)?);
+        if !native::enabled() || !self.has_usual_functions() || constants.len() > 7 {
+            return None;
+        }
+        let packed = PackedWeights::of(self.cell, w, r)?;
+        Some((Arc::new(Recurrent { packed: Some(packed), ..self.clone() }), vec![1, 2]))
+    }
+
     fn compute(&self, inputs: &[Option<&Tensor>]) -> TractResult<TVec<Tensor>> {
-        let s = self.sizes(&shapes(inputs))?;
+        let mut all = shapes(inputs);
+        if let Some(packed) = &self.packed {
+            for (at, shape) in packed.shapes.iter().enumerate() {
+                all[at + 1] = Some(shape.clone());
+            }
+        }
+        let s = self.sizes(&all)?;
         let lengths = lengths(inputs, &s)?;
+        if let Some(outputs) = self.native(&s, &lengths, inputs)? {
+            return Ok(outputs);
+        }
         let given = |at| optional(inputs, at).map(|tensor| floats(tensor)).transpose();
         let (x, w, r) = (
             floats(required(inputs, 0)?)?,

@@ -5,6 +5,7 @@
 mod activation;
 mod cell;
 mod layer;
+pub(crate) mod native;
 
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
@@ -12,6 +13,7 @@ use tract_onnx::tract_hir::internal::*;
 
 use self::layer::Recurrent;
 use crate::framework::errors::{bail, ensure};
+use crate::framework::native as native_kernels;
 use crate::framework::operator::{built, wire_operator};
 use crate::framework::registration::{Registration, own};
 use crate::framework::upstream::BuildResult;
@@ -92,8 +94,11 @@ fn wire_forward(
         "GRU" => width.is_one(),
         _ => false,
     };
-    let double = model.outlet_fact(inputs[0])?.datum_type == f64::datum_type();
-    if beyond_tract || double {
+    let dtype = model.outlet_fact(inputs[0])?.datum_type;
+    let double = dtype == f64::datum_type();
+    // The host's kernels compute whole steps of this crate's own layer.
+    let native = dtype == f32::datum_type() && native_kernels::enabled() && op.input(7).is_none();
+    if beyond_tract || double || native {
         let recurrent = Recurrent::new(&op.node, vec![false], false)?;
         return wire_operator(recurrent, &op.node, prefix, model, inputs);
     }

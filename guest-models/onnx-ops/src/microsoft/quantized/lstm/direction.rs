@@ -4,6 +4,7 @@ use tract_onnx::tract_hir::internal::*;
 
 use crate::elementwise::approximations::{sigmoid, tanh};
 use crate::framework::errors::bail;
+use crate::framework::native;
 use crate::microsoft::quantized::parameters::Dynamic;
 use crate::quantization::integers::{ByteProduct, Bytes, Right};
 
@@ -56,8 +57,13 @@ pub(super) struct Weights<'w> {
 }
 
 impl Weights<'_> {
-    /// The products of rows of floats with the weights.
-    pub(super) fn times(&self, rows: &[f32], sizes: [usize; 3]) -> TractResult<Vec<f32>> {
+    /// The products of rows of floats with the weights, plus a bias for each column.
+    pub(super) fn times(
+        &self,
+        rows: &[f32],
+        bias: Option<&[f32]>,
+        sizes: [usize; 3],
+    ) -> TractResult<Vec<f32>> {
         let rows = Dynamic::of(rows)?;
         let product = ByteProduct {
             left: Bytes::Unsigned(&rows.values),
@@ -67,7 +73,7 @@ impl Weights<'_> {
             sizes,
         };
         let scales: Vec<f32> = self.scales.iter().map(|scale| rows.scale * scale).collect();
-        product.floats(&scales, None)
+        product.floats(&scales, bias)
     }
 }
 
@@ -84,6 +90,16 @@ pub(super) struct Direction<'w> {
 }
 
 impl Direction<'_> {
+    /// Whether the host's kernels compute its steps.
+    pub(super) fn is_native(&self) -> bool {
+        let usual = [Activation::Sigmoid, Activation::Tanh, Activation::Tanh];
+        native::enabled()
+            && self.activations == usual
+            && self.clip.is_infinite()
+            && !self.coupled
+            && self.peepholes.is_none()
+    }
+
     /// Advances the state and the cell of one sequence from the sums of its gates, which are in the
     /// order input, output, forget, candidate.
     pub(super) fn step(&self, gates: &[f32], h: &mut [f32], c: &mut [f32]) {

@@ -19,6 +19,7 @@ use crate::framework::operator::{Operator, built};
 use crate::framework::registration::{Registration, own};
 use crate::framework::tensors::{Bits, ints, shapes};
 use crate::framework::upstream::BuildResult;
+use crate::nn::recurrent::native::{Gates, Programs, States};
 use crate::quantization::integers::{Rights, check_depth};
 use crate::quantization::packed::Packed;
 
@@ -233,11 +234,34 @@ impl Operator for Lstm {
                 },
                 peepholes: peepholes.map(|peepholes| part(peepholes, way, ways)),
             };
-            let from_inputs = direction.inputs.times(x, [longest * s.batch, s.inputs, wide])?;
+            let together = lengths.iter().all(|length| *length == longest) && direction.is_native();
+            // The host's programs add no bias.
+            let bias = together.then_some(&direction.bias[..]);
+            let from_inputs =
+                direction.inputs.times(x, bias, [longest * s.batch, s.inputs, wide])?;
+            let programs = Programs::lstm();
             let count = s.batch * s.hidden;
             let h = &mut hidden[way * count..][..count];
             let c = &mut cells[way * count..][..count];
-            for step in 0..longest {
+            if together {
+                let mut states = States::new(s.hidden, h.to_vec(), c.to_vec());
+                for step in 0..longest {
+                    let from_states =
+                        direction.states.times(&states.h, None, [s.batch, s.hidden, wide])?;
+                    let place = if *back { longest - 1 - step } else { step };
+                    let row_stride = wide;
+                    let elements = &from_inputs[place * s.batch * wide..];
+                    let input = Gates { elements, row_stride };
+                    let state = Gates { elements: &from_states, row_stride };
+                    let done = states.lstm(&programs, input, state);
+                    ensure!(done, "internal error: the host refused the gates of a step");
+                    let to = (place * ways + way) * s.batch * s.hidden;
+                    sequence[to..to + count].copy_from_slice(&states.h);
+                }
+                h.copy_from_slice(&states.h);
+                c.copy_from_slice(&states.c);
+            }
+            for step in (0..longest).take_while(|_| !together) {
                 // All states are quantized together. The last one of a sequence that is over counts
                 // once more, and then 0 in its place, as in onnxruntime.
                 let mut states = h.to_vec();
@@ -246,7 +270,8 @@ impl Operator for Lstm {
                         state.fill(0.0);
                     }
                 }
-                let from_states = direction.states.times(&states, [s.batch, s.hidden, wide])?;
+                let from_states =
+                    direction.states.times(&states, None, [s.batch, s.hidden, wide])?;
                 for one in (0..s.batch).filter(|one| step < lengths[*one]) {
                     // A reversed sequence starts with its own last step.
                     let place = if *back { lengths[one] - 1 - step } else { step };
