@@ -141,7 +141,16 @@ impl<R: Read> Parser<R> {
 
     /// Reads the next key of an object and its colon; `None` at the object's end.
     fn key(&mut self, first: bool) -> Result<Option<String>, TensorError> {
-        let mut token = self.lexer.token(MAX_NAME as u64)?;
+        self.key_within(first, MAX_NAME as u64)
+    }
+
+    /// As `key`, for a key of a map, which is data: only the limit bounds its length.
+    fn map_key(&mut self, first: bool) -> Result<Option<String>, TensorError> {
+        self.key_within(first, self.left)
+    }
+
+    fn key_within(&mut self, first: bool, max: u64) -> Result<Option<String>, TensorError> {
+        let mut token = self.lexer.token(max)?;
         if token == Token::ObjectClose {
             return Ok(None);
         }
@@ -149,7 +158,7 @@ impl<R: Read> Parser<R> {
             if token != Token::Comma {
                 return Err(self.lexer.error("missing comma or closing brace"));
             }
-            token = self.lexer.token(MAX_NAME as u64)?;
+            token = self.lexer.token(max)?;
         }
         match token {
             Token::Scalar(Scalar::Text(key)) => {

@@ -142,8 +142,11 @@ impl<R: Read> Parser<R> {
         }
         let (mut texts, mut numbers) = (Vec::new(), Vec::new());
         let mut values = Elements::new(Some(of));
-        while let Some(name) = self.key(texts.is_empty() && numbers.is_empty())? {
-            let wrong = |why: &str| wrong_at(&format!("{context}.{name:?}"), &[], why);
+        while let Some(name) = self.map_key(texts.is_empty() && numbers.is_empty())? {
+            let wrong = |why: &str| {
+                let shown: String = name.chars().take(40).collect();
+                wrong_at(&format!("{context}.{shown:?}"), &[], why)
+            };
             let Token::Scalar(scalar) = self.token()? else {
                 return Err(wrong("a value of a map is a number or a text"));
             };

@@ -1,8 +1,10 @@
 //! Tests of tensors as JSON.
 
+use belljar_abi::ValueType;
 use proptest::prelude::*;
 
-use super::super::json::{read_named, read_one, write_named, write_one};
+use super::super::Value;
+use super::super::json::{read_named, read_one, read_one_value, write_named, write_one};
 use super::{
     AMPLE, DType, Data, Tensor, TensorError, any_tensor, assert_malformed, assert_same, f16,
     with_one_nan,
@@ -255,6 +257,23 @@ fn limits() {
     let read = |limit| read_named(&text[..], |_| Some(DType::U8), limit);
     assert!(read(4).is_ok());
     assert!(matches!(read(3), Err(TensorError::TooLarge { limit: 3, .. })));
+}
+
+#[test]
+fn keys_of_maps_are_bounded_by_the_limit_and_names_by_their_length() {
+    let long = "x".repeat(5_000);
+    let map = format!("{{\"{long}\": 1}}");
+    let declared = (ValueType::Map(DType::String, DType::F32), None);
+    let read = |limit| read_one_value(map.as_bytes(), declared, limit);
+    let Ok(Value::Map(found)) = read(1 << 20) else { panic!("a map with a long key") };
+    assert_eq!(found.key_texts().next().unwrap(), long);
+    assert!(matches!(read(4_999), Err(TensorError::TooLarge { limit: 4_999, .. })));
+    // Names of inputs are short in every model.
+    let names = read_named(map.as_bytes(), |_| None, 1 << 20);
+    assert!(matches!(names, Err(TensorError::TooLarge { limit: 4_096, .. })));
+    let wrong = format!("{{\"{long}\": []}}");
+    let why = read_one_value(wrong.as_bytes(), declared, 1 << 20).unwrap_err().to_string();
+    assert!(why.len() < 200 && why.contains("a value of a map"), "{why}");
 }
 
 #[test]
