@@ -17,8 +17,9 @@ use super::{Coded, Data, Tensor, TensorError, bf16, f16};
 /// Bytes of data read at a time, and the most that is allocated ahead of the data.
 const CHUNK: usize = 256 * 1024;
 
-/// Largest data this module writes for strings. In a fixed-width format every string takes the
-/// width of the longest, so a model could turn one long string into terabytes of file.
+/// Largest data of strings in one file, and in all arrays that are written together. In a
+/// fixed-width format every string takes the width of the longest, so a model could turn one long
+/// string, or a sequence of them, into terabytes of files.
 const MAX_STRING_DATA: u64 = 1 << 30;
 
 fn malformed(why: impl Into<String>) -> TensorError {
@@ -273,6 +274,33 @@ pub fn write(tensor: &Tensor, mut writer: impl Write) -> Result<(), TensorError>
     Ok(())
 }
 
+/// Checks that the strings of arrays that are written together take no more than the data of one
+/// file may.
+///
+/// # Errors
+/// [`TensorError::TooLarge`] for strings that would take more than 1 GiB, each as wide as the longest
+/// of its array.
+pub fn check_strings<'a>(arrays: impl Iterator<Item = &'a Tensor>) -> Result<(), TensorError> {
+    let bytes = arrays.map(|tensor| match tensor.data() {
+        Data::String(strings) => fixed_width_len(strings),
+        _ => 0,
+    });
+    if bytes.fold(0, u64::saturating_add) > MAX_STRING_DATA {
+        let what = "npy of all strings, each as wide as the longest of its array,".to_owned();
+        return Err(TensorError::TooLarge { what, limit: MAX_STRING_DATA });
+    }
+    Ok(())
+}
+
+/// Characters of the longest string; numpy has no width of 0.
+fn width(strings: &[String]) -> usize {
+    strings.iter().map(|text| text.chars().count()).max().unwrap_or(0).max(1)
+}
+
+fn fixed_width_len(strings: &[String]) -> u64 {
+    (width(strings) as u64).saturating_mul(4).saturating_mul(strings.len() as u64)
+}
+
 fn write_strings(
     shape: &[usize],
     strings: &[String],
@@ -284,12 +312,11 @@ fn write_strings(
             hint: "numpy drops such NULs when it reads; write it as json",
         });
     }
-    let width = strings.iter().map(|text| text.chars().count()).max().unwrap_or(0).max(1);
-    let total = (width as u64).checked_mul(4 * strings.len() as u64);
-    if total.is_none_or(|total| total > MAX_STRING_DATA) {
-        let what = format!("npy of {} strings, each as wide as the longest", strings.len());
+    if fixed_width_len(strings) > MAX_STRING_DATA {
+        let what = format!("npy of {} strings, each as wide as the longest,", strings.len());
         return Err(TensorError::TooLarge { what, limit: MAX_STRING_DATA });
     }
+    let width = width(strings);
     writer.write_all(&header::encode(&format!("<U{width}"), shape))?;
     let mut element = Vec::new();
     for text in strings {

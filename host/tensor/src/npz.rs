@@ -193,17 +193,18 @@ fn zip_error(error: ZipError) -> TensorError {
 /// Equal tensors give equal bytes: no time is recorded.
 ///
 /// # Errors
-/// Those of [`npy::write`]; [`TensorError::Malformed`] for a name that is empty, too long, or a
-/// duplicate.
+/// Those of [`npy::write`] and of [`npy::check_strings`]; [`TensorError::Malformed`] for a name that
+/// is empty, too long, or a duplicate.
 pub fn write(tensors: &[(String, Tensor)], writer: impl Write + Seek) -> Result<(), TensorError> {
     write_arrays(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)), writer)
 }
 
 /// As [`write`], for separate names and tensors.
 pub fn write_arrays<'a>(
-    arrays: impl Iterator<Item = (&'a str, &'a Tensor)>,
+    arrays: impl Iterator<Item = (&'a str, &'a Tensor)> + Clone,
     writer: impl Write + Seek,
 ) -> Result<(), TensorError> {
+    npy::check_strings(arrays.clone().map(|(_, tensor)| tensor))?;
     let mut archive = ZipWriter::new(writer);
     let mut names = HashSet::new();
     for (name, tensor) in arrays {

@@ -192,6 +192,23 @@ fn ambiguous_names_are_not_written() {
     assert_malformed(npz::write(&empty, Cursor::new(Vec::new())), "cannot be named");
 }
 
+#[test]
+fn strings_of_all_arrays_together_are_bounded() {
+    // In the file each string is as wide as the longest: 800 MB for each of these arrays.
+    let mut strings = vec![String::new(); 200];
+    strings.push("x".repeat(1_000_000));
+    let tensor = Tensor::new(strings, &[201]).unwrap();
+    let too_large = |arrays: &[&Tensor]| {
+        let result = npy::check_strings(arrays.iter().copied());
+        matches!(result, Err(TensorError::TooLarge { .. }))
+    };
+    assert!(!too_large(&[&tensor, &Tensor::scalar(1u8)]));
+    assert!(too_large(&[&tensor, &tensor]));
+    let named = [("s.0".to_owned(), tensor.clone()), ("s.1".to_owned(), tensor)];
+    let result = npz::write(&named, Cursor::new(Vec::new()));
+    assert!(matches!(result, Err(TensorError::TooLarge { .. })));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
