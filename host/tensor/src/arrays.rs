@@ -72,13 +72,19 @@ pub fn take_value(
             let Some(length) = length else {
                 return Ok((!tensors.is_empty()).then_some(Value::Sequence(tensors)));
             };
-            if length.as_slice::<i64>() != Some(&[tensors.len() as i64][..]) {
-                let found = tensors.len();
-                return Err(malformed(format!(
-                    "the array {name}.length does not match the {found} arrays {name}.0, {name}.1, …"
-                )));
+            let found = tensors.len();
+            match length.as_slice::<i64>() {
+                Some([count]) if *count == found as i64 => Ok(Some(Value::Sequence(tensors))),
+                Some([count]) => Err(malformed(format!(
+                    "the array {name}.length is {count}, but the file has {found} of the arrays \
+                     {name}.0, {name}.1, …"
+                ))),
+                _ => Err(malformed(format!(
+                    "the array {name}.length is {} {:?}, expected one i64",
+                    length.dtype(),
+                    length.shape()
+                ))),
             }
-            Ok(Some(Value::Sequence(tensors)))
         }
         ValueType::Map(..) | ValueType::SequenceOfMaps(..) => {
             let is_map = matches!(declared, ValueType::Map(..));

@@ -184,11 +184,16 @@ impl Value {
             }
             _ => return mismatch(),
         };
-        for ((_, dtype), tensor) in part_types.iter().zip(&parts) {
+        for ((part, dtype), tensor) in part_types.iter().zip(&parts) {
             if tensor.dtype() != *dtype {
+                let what = match part {
+                    Part::Keys => "its keys",
+                    Part::Values => "its values",
+                    _ => "its elements",
+                };
+                let found = tensor.dtype();
                 return Err(format!(
-                    "the model declares {declared}, and it has elements of {}",
-                    tensor.dtype()
+                    "the model declares {declared}, and {what} are {found}, not {dtype}"
                 ));
             }
         }

@@ -2,7 +2,7 @@
 
 use belljar_abi::{Part, ValueType};
 
-use crate::{DType, Map, Tensor, Value};
+use crate::{DType, Map, Tensor, Value, take_value};
 
 fn row<T: crate::Element>(values: Vec<T>) -> Tensor {
     let count = values.len();
@@ -81,7 +81,15 @@ fn values_of_other_types_than_the_declared_are_refused() {
     assert_eq!(why(wrong, sequence), "its tensors are i64, and the model declares f32");
     assert!(why(Value::Absent, sequence).contains("absent"));
     let keys = ValueType::Map(DType::I64, DType::F32);
-    assert!(why(Value::Map(map(&["a"], &[1.0])), keys).contains("string"));
+    assert_eq!(
+        why(Value::Map(map(&["a"], &[1.0])), keys),
+        "the model declares map(int64, float), and its keys are string, not i64"
+    );
+    let doubles = ValueType::Map(DType::String, DType::F64);
+    assert_eq!(
+        why(Value::Map(map(&["a"], &[1.0])), doubles),
+        "the model declares map(string, double), and its values are f32, not f64"
+    );
     let double = ValueType::OptionalTensor(DType::F64);
     assert!(why(tensor, double).contains("f32"));
 }
@@ -132,4 +140,22 @@ fn hostile_parts_are_refused() {
     {
         assert!(Value::from_parts(declared, vec![]).is_err());
     }
+}
+
+#[test]
+fn the_length_of_a_sequence_of_arrays_is_one_integer_and_their_number() {
+    let read = |length: Tensor| {
+        let scalar = |at: usize| (format!("s.{at}"), Tensor::scalar(1f32));
+        let mut arrays = vec![scalar(0), scalar(1), ("s.length".to_owned(), length)];
+        take_value("s", ValueType::Sequence(DType::F32), &mut arrays).map_err(|err| err.to_string())
+    };
+    assert!(
+        matches!(read(Tensor::scalar(2i64)), Ok(Some(Value::Sequence(found))) if found.len() == 2)
+    );
+    assert!(read(Tensor::scalar(5i64)).unwrap_err().contains("s.length is 5, but the file has 2"));
+    assert!(read(Tensor::scalar(-1i64)).unwrap_err().contains("s.length is -1"));
+    assert!(
+        read(Tensor::scalar(2i32)).unwrap_err().contains("s.length is i32 [], expected one i64")
+    );
+    assert!(read(row(vec![1i64, 1])).unwrap_err().contains("s.length is i64 [2]"));
 }
