@@ -27,6 +27,10 @@ pub(crate) fn decode(file: &[u8], room: Room) -> Result<Picture, DecodeError> {
         return more_than_it_holds("PNG", file, width, height);
     }
     let mut reader = decoder.read_info().map_err(malformed)?;
+    // The decoder panics on such a palette when it expands the pixels.
+    if reader.info().palette.as_ref().is_some_and(|palette| palette.len() % 3 != 0) {
+        return refused("the PNG file: the length of its palette is not a multiple of 3");
+    }
     let (color, _) = reader.output_color_type();
     let each = color.samples();
     room.holds(width, height, each as u64)?;

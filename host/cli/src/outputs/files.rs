@@ -2,6 +2,7 @@
 //! where a file is written.
 
 use std::borrow::Borrow;
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
@@ -98,6 +99,8 @@ impl<'a> Target<'a> {
         terminal: &Terminal,
     ) -> Result<Vec<PathBuf>, Failure> {
         let names: Vec<&str> = outputs.iter().map(|(name, _)| name.as_str()).collect();
+        npy::check_strings(outputs.iter().map(|(_, tensor)| tensor.borrow()))
+            .map_err(|err| Failure::write(self.path, &err))?;
         if self.is_folder() {
             let files = self.files(&names, |_| "npy")?;
             for (path, (_, tensor)) in files.iter().zip(outputs) {
@@ -140,7 +143,7 @@ impl<'a> Target<'a> {
         let files: Vec<String> =
             names.iter().enumerate().map(|(at, name)| file_name(name, kind(at))).collect();
         // Some file systems ignore case.
-        if let Some(pair) = duplicate(&files, str::eq_ignore_ascii_case) {
+        if let Some(pair) = duplicate(&files, |name| vec![name.to_ascii_lowercase()]) {
             let hint = "write a .npz file, which keeps their names";
             return Err(self.collide(names, &files, pair).hint(hint));
         }
@@ -153,10 +156,11 @@ impl<'a> Target<'a> {
     fn members(&self, names: &[&str]) -> Result<Vec<String>, Failure> {
         let members: Vec<String> = names.iter().map(|name| member_name(name)).collect();
         // numpy names an array after its entry, with or without `.npy`.
-        let same = |a: &str, b: &str| {
-            a == b || a.strip_suffix(".npy") == Some(b) || b.strip_suffix(".npy") == Some(a)
+        let forms = |name: &str| {
+            let bare = name.strip_suffix(".npy").map(str::to_owned);
+            [name.to_owned(), format!("{name}.npy")].into_iter().chain(bare).collect()
         };
-        match duplicate(&members, same) {
+        match duplicate(&members, forms) {
             None => Ok(members),
             Some(pair) => {
                 let hint = "write a .json file, which keeps their names";
@@ -179,11 +183,18 @@ impl<'a> Target<'a> {
     }
 }
 
-/// The positions of two names that are the same.
-fn duplicate(names: &[String], same: impl Fn(&str, &str) -> bool) -> Option<(usize, usize)> {
+/// The positions of two names that are the same. `forms` returns a name as it is compared, and then
+/// the other names that count as the same. A sequence has a name for each of up to a million
+/// elements, so that names must not be compared with each other.
+fn duplicate(names: &[String], forms: impl Fn(&str) -> Vec<String>) -> Option<(usize, usize)> {
+    let mut seen = HashMap::new();
     names.iter().enumerate().find_map(|(b, name)| {
-        let a = names.iter().take(b).position(|other| same(other, name))?;
-        Some((a, b))
+        let forms = forms(name);
+        let first = forms.iter().filter_map(|form| seen.get(form).copied()).min();
+        if let (None, Some(own)) = (first, forms.into_iter().next()) {
+            seen.insert(own, b);
+        }
+        first.map(|a| (a, b))
     })
 }
 
@@ -329,6 +340,22 @@ mod tests {
         }
         let long = "n".repeat(4096);
         assert_eq!(member_name(&long), long);
+    }
+
+    #[test]
+    fn names_that_count_as_the_same_are_found_among_many() {
+        let npz = |names: &[&str]| {
+            let target = Target { path: Path::new("o.npz"), ..TARGET };
+            target.members(names).is_err()
+        };
+        assert!(npz(&["a", "b", "a"]));
+        assert!(npz(&["a", "b", "a.npy"]));
+        assert!(npz(&["a.npy", "b", "a"]));
+        assert!(!npz(&["a.npy.npy", "b", "a", "A"]));
+        // A comparison of each name with each other one would take minutes.
+        let many: Vec<String> = (0..300_000).map(|at| format!("s.{at}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(!npz(&many));
     }
 
     #[test]
