@@ -324,6 +324,14 @@ fn well_formed(bytes: &mut Bytes<'_>) -> Kernel {
             signed: bytes.mode() % 3,
             output: bytes.output(),
         }),
+        Kernel::Dequantize(_) => Kernel::Dequantize(Dequantize {
+            count: bytes.size(),
+            signed: bytes.mode() % 3,
+            input: bytes.address(),
+            scale: bytes.bound(),
+            zero: bytes.byte() % 130,
+            output: bytes.output(),
+        }),
         Kernel::Convert(_) => Kernel::Convert(Convert {
             count: bytes.size(),
             from: bytes.narrow(),
@@ -394,6 +402,10 @@ fn fit(kernel: &mut Kernel) {
             quantize.signed %= 2;
             quantize.zero %= 128;
         }
+        Kernel::Dequantize(dequantize) => {
+            dequantize.signed %= 2;
+            dequantize.zero %= 128;
+        }
         Kernel::Softmax(_) | Kernel::Permute(_) => {}
     }
 }
@@ -452,5 +464,6 @@ pub(crate) fn output(words: &[u32]) -> Option<u32> {
         Kernel::BlockGemm(gemm) => gemm.output,
         Kernel::Convert(convert) => convert.output,
         Kernel::Quantize(quantize) => quantize.output,
+        Kernel::Dequantize(dequantize) => dequantize.output,
     })
 }

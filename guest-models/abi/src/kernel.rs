@@ -15,9 +15,9 @@ pub use pointwise::{
     MAX_POINTWISE_INPUTS, MAX_POINTWISE_STEPS, Pointwise, PointwiseInput, PointwiseStep, Step,
 };
 pub use requests::{
-    BlockGemm, Conv, Convert, Dims, Gemm, INTEGER_STEPS, IntegerConv, IntegerGemm, KERNEL_RANK,
-    MAX_INTEGER_STEPS, MAX_POOL_SIZE, MAX_TAPS, PANEL_COLUMNS, PANEL_ROWS, Permute, Pool, Quantize,
-    Reduce, Softmax,
+    BlockGemm, Conv, Convert, Dequantize, Dims, Gemm, INTEGER_STEPS, IntegerConv, IntegerGemm,
+    KERNEL_RANK, MAX_INTEGER_STEPS, MAX_POOL_SIZE, MAX_TAPS, PANEL_COLUMNS, PANEL_ROWS, Permute,
+    Pool, Quantize, Reduce, Softmax,
 };
 
 /// Maximum number of words of a request.
@@ -106,6 +106,8 @@ kernels! {
     Convert = 11,
     /// A conversion of float32 to bytes with a scale and a zero point.
     Quantize = 14,
+    /// A conversion of bytes with a scale and a zero point to float32.
+    Dequantize = 15,
 }
 
 impl Kernel {
@@ -138,7 +140,8 @@ impl Kernel {
             | Kernel::Permute(_)
             | Kernel::Pointwise(_)
             | Kernel::Convert(_)
-            | Kernel::Quantize(_) => None,
+            | Kernel::Quantize(_)
+            | Kernel::Dequantize(_) => None,
         }
     }
 }

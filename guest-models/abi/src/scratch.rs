@@ -46,7 +46,8 @@ impl Kernel {
             | Kernel::Softmax(_)
             | Kernel::Permute(_)
             | Kernel::Convert(_)
-            | Kernel::Quantize(_) => 0,
+            | Kernel::Quantize(_)
+            | Kernel::Dequantize(_) => 0,
         }
     }
 }

@@ -30,6 +30,7 @@ fn plain() -> impl Strategy<Value = Kernel> {
             | Kernel::IntegerGemm(_)
             | Kernel::IntegerConv(_)
             | Kernel::Quantize(_)
+            | Kernel::Dequantize(_)
             | Kernel::BlockGemm(_)
             | Kernel::Pool(_)
             | Kernel::Reduce(_)
@@ -136,6 +137,7 @@ fn each_kernel_has_its_own_number_and_name() {
         (10, "BlockGemm"),
         (11, "Convert"),
         (14, "Quantize"),
+        (15, "Dequantize"),
     ];
     assert_eq!(named, expected);
     for unknown in [0, 1 + found.into_iter().max().unwrap(), u32::MAX] {

@@ -184,5 +184,6 @@ pub fn compute(memory: &mut [u8], address: u32, count: u32, watch: &Watch) -> Re
         Kernel::BlockGemm(gemm) => block::block_gemm(memory, &gemm, watch),
         Kernel::Convert(convert) => convert::convert(memory, &convert, watch),
         Kernel::Quantize(quantize) => integer::quantize(memory, &quantize, watch),
+        Kernel::Dequantize(numbers) => integer::dequantize(memory, &numbers, watch),
     }
 }

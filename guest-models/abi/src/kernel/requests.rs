@@ -415,6 +415,22 @@ words! {
         output,
     }
 
+    /// Bytes as numbers: `(element - zero point) · scale`.
+    Dequantize {
+        /// Elements.
+        count,
+        /// 0: the input is `u8`. 1: it is `i8`.
+        signed,
+        /// The input.
+        input,
+        /// Bits of the scale.
+        scale,
+        /// The zero point, in two's complement.
+        zero,
+        /// The output, of float32.
+        output,
+    }
+
     /// `softmax` along the middle one of three dimensions.
     Softmax {
         /// Outer dimension.

@@ -149,6 +149,45 @@ impl Broadcast {
         Ok(Broadcast { steps: shapes.iter().map(steps).collect(), shape, count })
     }
 
+    /// Calls a function for each run of elements whose places in all tensors are the same, or as far
+    /// apart as in the result: with the places of its first element, the number of elements, and for
+    /// each tensor 0 or 1.
+    pub(crate) fn each_run(&self, mut run: impl FnMut(&[usize], usize, &[usize])) {
+        if self.count == 0 {
+            return;
+        }
+        let (mut outer, mut width) = (self.shape.len(), 1);
+        let mut steps: Option<Vec<usize>> = None;
+        while outer > 0 {
+            let axis = outer - 1;
+            if self.shape[axis] > 1 {
+                let here: Vec<usize> = self.steps.iter().map(|steps| steps[axis]).collect();
+                let continues = match &steps {
+                    None => here.iter().all(|step| *step <= 1),
+                    Some(inner) => {
+                        here.iter().zip(inner).all(|(here, inner)| *here == inner * width)
+                    }
+                };
+                if !continues {
+                    break;
+                }
+                steps.get_or_insert(here);
+                width *= self.shape[axis];
+            }
+            outer = axis;
+        }
+        let steps = steps.unwrap_or_else(|| vec![0; self.steps.len()]);
+        let mut at = vec![0; outer];
+        loop {
+            let place = |of: &Vec<usize>| at.iter().zip(of).map(|(at, step)| at * step).sum();
+            let places: Vec<usize> = self.steps.iter().map(place).collect();
+            run(&places, width, &steps);
+            if !advance(&mut at, &self.shape[..outer]) {
+                break;
+            }
+        }
+    }
+
     /// Calls a function for each element with its places in all tensors.
     pub(crate) fn each(&self, mut element: impl FnMut(&[usize])) {
         if self.count == 0 {
@@ -180,6 +219,32 @@ impl Broadcast {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_have_the_places_of_single_elements() {
+        let shapes: [[&[usize]; 2]; 7] = [
+            [&[2, 3, 4], &[2, 3, 4]],
+            [&[2, 3, 4], &[3, 1]],
+            [&[2, 1, 4], &[1, 3, 4]],
+            [&[4], &[2, 3, 1]],
+            [&[], &[3]],
+            [&[1, 1], &[1]],
+            [&[2, 0], &[1]],
+        ];
+        for pair in shapes {
+            let broadcast = Broadcast::of(&pair).unwrap();
+            let (mut single, mut runs) = (vec![], Vec::<Vec<usize>>::new());
+            broadcast.each(|places| single.push(places.to_vec()));
+            broadcast.each_run(|places, count, steps| {
+                for at in 0..count {
+                    runs.push(
+                        places.iter().zip(steps).map(|(from, step)| from + at * step).collect(),
+                    );
+                }
+            });
+            assert_eq!(single, runs, "{pair:?}");
+        }
+    }
 
     #[test]
     fn shapes_of_products_are_those_of_numpy() {

@@ -8,6 +8,7 @@
 mod block;
 mod conv;
 mod deconv;
+mod dequantize;
 mod gemm;
 mod narrow;
 mod operator;
@@ -74,6 +75,7 @@ fn replace_others(model: &mut TypedModel) -> TractResult<()> {
             reduce::replace_softmax,
             permute::replace,
             narrow::replace,
+            dequantize::replace,
         ],
     )?;
     rewrite_each_node(model, vec![pointwise::replace])

@@ -196,6 +196,12 @@ fn a_deadline_ends_every_kernel() {
         output: 8192,
         ..IntegerGemm::default()
     }));
+    asked.push(Kernel::Dequantize(Dequantize {
+        count: 8,
+        input: 4096,
+        output: 8192,
+        ..Dequantize::default()
+    }));
     asked.push(Kernel::Quantize(Quantize {
         count: 8,
         input: 4096,

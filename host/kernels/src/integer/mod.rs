@@ -18,7 +18,7 @@ mod tests;
 mod x86;
 
 pub(super) use conv::conv;
-pub(super) use quantize::quantize;
+pub(super) use quantize::{dequantize, quantize};
 
 use belljar_abi::kernel::{
     INTEGER_STEPS, IntegerGemm, MAX_INTEGER_STEPS, PANEL_COLUMNS, PANEL_ROWS,

@@ -1,6 +1,6 @@
-//! Numbers as bytes with a scale and a zero point.
+//! Numbers as bytes with a scale and a zero point, and back.
 
-use belljar_abi::kernel::Quantize;
+use belljar_abi::kernel::{Dequantize, Quantize};
 
 use super::super::regions::{Region, Regions};
 use super::super::{Refused, Watch, done};
@@ -29,13 +29,8 @@ pub(super) fn quantize_by(
     watch: &Watch,
 ) -> Result<(), Refused> {
     let q = quantize;
-    let (min, max) = match q.signed {
-        0 => (0, 255),
-        1 => (-128, 127),
-        _ => return Err(Refused::Malformed),
-    };
-    let zero = q.zero.cast_signed();
-    if q.count == 0 || q.nan > 255 || !(min..=max).contains(&zero) {
+    let ([min, max], zero) = range(q.signed, q.zero)?;
+    if q.count == 0 || q.nan > 255 {
         return Err(Refused::Malformed);
     }
     let input = Region::new(memory, q.input, q.count.into())?;
@@ -47,6 +42,75 @@ pub(super) fn quantize_by(
     let bounds = [min, max].map(|bound| (bound - zero) as f32);
     let scale = f32::from_bits(q.scale);
     done(path.run(Numbers { input, output, scale, bounds, zero, nan: q.nan as u8, watch }))
+}
+
+/// The range of a type of bytes, and a zero point in it.
+fn range(signed: u32, zero: u32) -> Result<([i32; 2], i32), Refused> {
+    let range = match signed {
+        0 => [0, 255],
+        1 => [-128, 127],
+        _ => return Err(Refused::Malformed),
+    };
+    let zero = zero.cast_signed();
+    if zero < range[0] || zero > range[1] {
+        return Err(Refused::Malformed);
+    }
+    Ok((range, zero))
+}
+
+/// Checks a dequantization and computes it.
+pub(in super::super) fn dequantize(
+    memory: &mut [u8],
+    dequantize: &Dequantize,
+    watch: &Watch,
+) -> Result<(), Refused> {
+    dequantize_by(Path::of(watch.set()), memory, dequantize, watch)
+}
+
+pub(super) fn dequantize_by(
+    path: Path,
+    memory: &mut [u8],
+    dequantize: &Dequantize,
+    watch: &Watch,
+) -> Result<(), Refused> {
+    let d = dequantize;
+    let (_, zero) = range(d.signed, d.zero)?;
+    if d.count == 0 {
+        return Err(Refused::Malformed);
+    }
+    let output = Region::new(memory, d.output, d.count.into())?;
+    let (output, regions) = Regions::split(memory, output)?;
+    let input = regions.bytes(d.input, d.count.into())?;
+    let (signed, scale) = (d.signed == 1, f32::from_bits(d.scale));
+    done(path.run(Bytes { input, output, signed, zero, scale, watch }))
+}
+
+struct Bytes<'a, 'o> {
+    input: &'a [u8],
+    output: &'o mut [f32],
+    signed: bool,
+    zero: i32,
+    scale: f32,
+    watch: &'a Watch,
+}
+
+impl Job for Bytes<'_, '_> {
+    #[inline(always)]
+    unsafe fn run<T: Tiles>(self) -> bool {
+        let Bytes { input, output, signed, zero, scale, watch } = self;
+        let flip = if signed { 0x80 } else { 0 };
+        // Of signed bytes with their top bit flipped, the zero point is 128 higher.
+        let zero = zero.wrapping_add(flip.into());
+        for (from, to) in input.chunks(BETWEEN).zip(output.chunks_mut(BETWEEN)) {
+            if watch.expired() {
+                return false;
+            }
+            for (from, to) in from.iter().zip(to) {
+                *to = i32::from(from ^ flip).wrapping_sub(zero) as f32 * scale;
+            }
+        }
+        true
+    }
 }
 
 struct Numbers<'a, 'o> {

@@ -4,7 +4,7 @@ use belljar_abi::kernel::*;
 use proptest::prelude::*;
 
 use super::conv::conv_by;
-use super::quantize::quantize_by;
+use super::quantize::{dequantize_by, quantize_by};
 use super::{GRAIN, Path, column_bytes, gemm_by, pack::pack_right, width};
 use crate::operations::Refused;
 use crate::{InstructionSet, Watch};
@@ -567,6 +567,57 @@ proptest! {
             prop_assert!(bytes[8192 + count..].iter().all(|byte| *byte == 255), "{:?}", path);
         }
     }
+}
+
+#[test]
+fn all_bytes_are_dequantized_as_documented() {
+    for (signed, zero) in [(0, 0), (0, 131), (0, 255), (1, 0), (1, -128), (1, 127)] {
+        let expected: Vec<f32> =
+            (0..=255u8).map(|byte| (value(byte, signed == 1) - zero) as f32 * 0.37).collect();
+        for path in all_paths() {
+            let watch = Watch::new(InstructionSet::best(), 1).unwrap();
+            let mut memory = vec![0u32; 4096];
+            let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut memory);
+            (0..=255u8).for_each(|byte| bytes[4099 + usize::from(byte)] = byte);
+            let request = Dequantize {
+                count: 256,
+                signed,
+                input: 4099,
+                scale: 0.37f32.to_bits(),
+                zero: zero.cast_unsigned(),
+                output: 8192,
+            };
+            dequantize_by(path, bytes, &request, &watch).unwrap();
+            let found: &[f32] = bytemuck::cast_slice(&bytes[8192..9216]);
+            assert_eq!(found, &expected[..], "{path:?}, {signed}, {zero}");
+            assert!(bytes[9216..].iter().all(|byte| *byte == 0));
+        }
+    }
+}
+
+#[test]
+fn invalid_dequantizations_are_refused() {
+    let watch = Watch::new(InstructionSet::best(), 1).unwrap();
+    let ok = Dequantize { count: 9, input: 4097, output: 8192, ..Default::default() };
+    let mut memory = vec![0u32; 4096];
+    let mut ask =
+        |request| super::dequantize(bytemuck::cast_slice_mut(&mut memory), &request, &watch);
+    for request in [ok, Dequantize { input: 8183, ..ok }, Dequantize { input: 8228, ..ok }] {
+        assert_eq!(ask(request), Ok(()), "{request:?}");
+    }
+    for request in [
+        Dequantize { count: 0, ..ok },
+        Dequantize { signed: 2, ..ok },
+        Dequantize { zero: 256, ..ok },
+        Dequantize { zero: u32::MAX, ..ok },
+        Dequantize { output: 8193, ..ok },
+    ] {
+        assert_eq!(ask(request), Err(Refused::Malformed), "{request:?}");
+    }
+    assert_eq!(ask(Dequantize { input: 8184, ..ok }), Err(Refused::Overlapping));
+    assert_eq!(ask(Dequantize { input: 8227, ..ok }), Err(Refused::Overlapping));
+    assert_eq!(ask(Dequantize { input: 16384 - 8, ..ok }), Err(Refused::OutOfBounds));
+    assert_eq!(ask(Dequantize { output: 16384 - 32, ..ok }), Err(Refused::OutOfBounds));
 }
 
 #[test]

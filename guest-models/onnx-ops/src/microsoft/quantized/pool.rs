@@ -204,8 +204,17 @@ impl Operator for Pool {
             for (one, channel) in (0..batch).flat_map(|one| (0..channels).map(move |c| (one, c))) {
                 let base = one * channels * area + channel * next;
                 let mut sum = -from_zero * inside as i64;
+                if inside == area && step == 1 {
+                    // The whole channel.
+                    sum += match values.slice(base, area) {
+                        Bytes::Unsigned(all) => {
+                            all.iter().map(|value| i64::from(*value)).sum::<i64>()
+                        }
+                        Bytes::Signed(all) => all.iter().map(|value| i64::from(*value)).sum(),
+                    };
+                }
                 let mut within = vec![0; axes.len()];
-                loop {
+                while inside != area || step != 1 {
                     let offset = within.iter().zip(&steps).map(|(at, step)| at * step);
                     let from = first + offset.sum::<usize>();
                     sum += i64::from(values.get(base + from * step));
