@@ -8,7 +8,10 @@ use std::process::{Output, Stdio};
 
 use serde_json::Value;
 use support::belljar;
-use support::onnx::{Dim, relu};
+use support::onnx::{
+    Dim, FLOAT, Graph, UINT8, fixed, int_attribute, node, relu, tensor, tensor_f32, tensor_i64,
+    value, value_of_any_shape,
+};
 use support::scratch::Scratch;
 
 fn bench(arguments: &[&str]) -> Output {
@@ -315,6 +318,48 @@ fn profile_without_native_kernels_shows_webassembly() {
     for operator in ["Conv", "MatMul", "Softmax", "Sin"] {
         let named = |one: &Value| one["operator"] == operator;
         assert!(found["operators"].as_array().unwrap().iter().any(named), "{operator}: {found}");
+    }
+    assert_eq!(found["same_answer"], true);
+}
+
+/// Operators of the guest that ask the host for parts of their work.
+#[test]
+fn profile_shows_the_kernels_of_integer_products_and_recurrent_layers() {
+    let s = Scratch::new();
+    let bytes: Vec<u8> = (0..64 * 64).map(|at| (at * 7 % 251) as u8).collect();
+    let weights = |name: &str, dims: &[i64]| {
+        let count = dims.iter().product::<i64>();
+        tensor_f32(name, dims, &(0..count).map(|at| (at % 13) as f32 * 0.01).collect::<Vec<_>>())
+    };
+    let graph = Graph {
+        nodes: vec![
+            node("DynamicQuantizeLinear", &["x"], &["bytes", "scale", "zero"], &[]),
+            node("MatMulInteger", &["bytes", "weights", "zero"], &["sums"], &[]),
+            node("Cast", &["sums"], &["numbers"], &[int_attribute("to", FLOAT)]),
+            node("Unsqueeze", &["numbers", "one"], &["sequence"], &[]),
+            node("GRU", &["sequence", "w", "r"], &["y"], &[int_attribute("hidden_size", 16)]),
+        ],
+        inputs: vec![value("x", FLOAT, &fixed(&[5, 64]))],
+        outputs: vec![value_of_any_shape("y", FLOAT)],
+        initializers: vec![
+            tensor("weights", UINT8, &[64, 64], &bytes),
+            tensor_i64("one", &[1], &[1]),
+            weights("w", &[1, 48, 64]),
+            weights("r", &[1, 48, 16]),
+        ],
+        ..Graph::default()
+    };
+    let model = s.file("quantized.onnx", graph.bytes());
+    let found = json(&[&model, "--random", "--profile", "-n", "2", "--quiet"]);
+    for (operator, kernel) in [
+        ("DynamicQuantizeLinear", "native Quantize"),
+        ("MatMulInteger", "native IntegerGemm"),
+        ("GRU", "native"),
+    ] {
+        let all = found["operators"].as_array().unwrap();
+        let row = all.iter().find(|row| row["operator"] == operator);
+        let row = row.unwrap_or_else(|| panic!("{operator} is not in {found}"));
+        assert!(row["kernel"].as_str().unwrap().contains(kernel), "{operator}: {row}");
     }
     assert_eq!(found["same_answer"], true);
 }

@@ -186,6 +186,20 @@ impl Net {
         name
     }
 
+    /// A node with several outputs.
+    pub(crate) fn op_with_outputs(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        outputs: usize,
+        attributes: &[Message],
+    ) -> Vec<String> {
+        let names: Vec<String> = (0..outputs).map(|_| self.name()).collect();
+        let borrowed: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.graph.nodes.push(node(op, inputs, &borrowed, attributes));
+        names
+    }
+
     pub(crate) fn output(&mut self, name: &str) {
         self.graph.outputs.push(value_of_any_shape(name, FLOAT));
     }

@@ -9,11 +9,13 @@ mod compare;
 mod convolutions;
 mod guest_scan;
 mod guest_spans;
+mod integers;
 mod narrow;
 mod operators_in_webassembly;
 mod pointwise;
 mod poolings;
 mod products;
+mod recurrent;
 mod reductions;
 mod special;
 

@@ -1,0 +1,61 @@
+//! Recurrent layers, whose sums native kernels compute in float32, and the sandbox in float64.
+
+use crate::compare::Net;
+use crate::support::onnx::{int_attribute, string_attribute};
+
+/// A layer of a kind on a sequence, with all of its optional inputs but the lengths and the
+/// peepholes, or with the lengths too. Every output of the node is one of the model.
+fn layer(op: &str, direction: &str, batch: i64, lengths: Option<&[i64]>, before: bool) -> Net {
+    let (steps, inputs, hidden) = (7, 11, 19);
+    let ways = if direction == "bidirectional" { 2 } else { 1 };
+    let gates = match op {
+        "RNN" => 1,
+        "GRU" => 3,
+        _ => 4,
+    };
+    let mut net = Net::new();
+    let x = net.input(&[steps, batch, inputs]);
+    let (w, r) = (
+        net.constant(&[ways, gates * hidden, inputs]),
+        net.constant(&[ways, gates * hidden, hidden]),
+    );
+    let bias = net.constant(&[ways, 2 * gates * hidden]);
+    let lengths = match lengths {
+        None => String::new(),
+        Some(lengths) => {
+            let lengths = net.integers(lengths);
+            net.op("Cast", &[&lengths], &[int_attribute("to", 6)])
+        }
+    };
+    let (h, c) = (net.input(&[ways, batch, hidden]), net.input(&[ways, batch, hidden]));
+    let mut given = vec![&*x, &w, &r, &bias, &lengths, &h];
+    if op == "LSTM" {
+        given.push(&c);
+    }
+    let mut attributes =
+        vec![string_attribute("direction", direction), int_attribute("hidden_size", hidden)];
+    if op == "GRU" {
+        attributes.push(int_attribute("linear_before_reset", before.into()));
+    }
+    let count = if op == "LSTM" { 3 } else { 2 };
+    for output in net.op_with_outputs(op, &given, count, &attributes) {
+        net.output(&output);
+    }
+    net
+}
+
+#[test]
+fn recurrent_layers_are_close_to_those_of_the_sandbox() {
+    for op in ["RNN", "GRU", "LSTM"] {
+        for direction in ["forward", "reverse", "bidirectional"] {
+            for batch in [1, 3] {
+                let befores = if op == "GRU" { &[false, true][..] } else { &[false] };
+                for before in befores {
+                    layer(op, direction, batch, None, *before).agrees(&[]);
+                    let lengths = &[7, 2, 5][..batch as usize];
+                    layer(op, direction, batch, Some(lengths), *before).agrees(&[]);
+                }
+            }
+        }
+    }
+}
