@@ -126,6 +126,10 @@ fn ops_prints_the_table_of_operators() {
     assert_eq!(operators.len(), text.lines().count());
     let resize = answer(&run(&["ops", "resize", "--format", "json"]));
     assert!(resize["operators"].as_array().unwrap().iter().all(|one| one["name"] == "Resize"));
+    for name in ["DictVectorizer", "ai.onnx.ml:DictVectorizer", "AI.ONNX.ML:dictvectorizer"] {
+        let found = answer(&run(&["ops", name, "--format", "json"]));
+        assert_eq!(found["operators"][0]["name"], "DictVectorizer");
+    }
     assert_exit(&run(&["ops", "Frobnicate"]), 2, "unsupported operator Frobnicate");
 }
 

@@ -146,6 +146,30 @@ fn values_of_every_type_are_read_and_written_as_arrays() {
 }
 
 #[test]
+fn models_with_sequences_and_maps_are_prepared_into_the_store() {
+    let s = Scratch::new();
+    let of = |name: &str, of| value_of_type(name, of);
+    let graph = Graph {
+        nodes: vec![node("Identity", &["s"], &["y"], &[]), node("Identity", &["m"], &["z"], &[])],
+        inputs: vec![of("s", sequence_type(FLOAT)), of("m", map_type(STRING, FLOAT))],
+        outputs: vec![of("y", sequence_type(FLOAT)), of("z", map_type(STRING, FLOAT))],
+        ..Graph::default()
+    };
+    let model = s.file("values.onnx", graph.bytes());
+    let shapes = ["--input-shape", "s=3,4", "--input-shape", "m=2"];
+    let prepare = || {
+        let output =
+            support::belljar(&[&["prepare", &*model], &shapes[..]].concat()).output().unwrap();
+        assert_exit(&output, 0, &[]);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // The store may have it from an earlier run of this test.
+    prepare();
+    let second = prepare();
+    assert!(second.contains("already in the store"), "{second}");
+}
+
+#[test]
 fn malformed_values_are_refused_with_their_positions() {
     let s = Scratch::new();
     let model = copies(&s);

@@ -19,7 +19,12 @@ pub(super) fn ops(arguments: &Ops) -> Result<(), Failure> {
     let mut operators: Vec<&Operator> = all().collect();
     operators.sort_by_key(|operator| (operator.domain, operator.name, operator.since));
     if let Some(wanted) = &arguments.operator {
-        operators.retain(|operator| operator.name.eq_ignore_ascii_case(wanted));
+        // As in the list: a name, or a domain and a name.
+        let is_wanted = |operator: &&Operator| {
+            operator.name.eq_ignore_ascii_case(wanted)
+                || format!("{}:{}", operator.domain, operator.name).eq_ignore_ascii_case(wanted)
+        };
+        operators.retain(is_wanted);
         if operators.is_empty() {
             let wanted = Escaped::cut(wanted, 60);
             return Err(Failure::usage(format!("unsupported operator {wanted}"))

@@ -50,16 +50,17 @@ pub(super) fn prepare(arguments: &Prepare, terminal: &Terminal) -> Result<(), Fa
     store.finish();
     let digest = model.digest();
     let kept = store.list().map_err(Error::new)?;
-    let is_kept = |shapes: &[InputShape]| {
-        kept.iter().any(|stored| {
+    for Prepared { shapes, .. } in &prepared {
+        let wanted = model.plan_shapes(shapes)?;
+        let is_kept = kept.iter().any(|stored| {
             let good = stored.current && stored.broken.is_none();
-            good && stored.model == Some(digest) && stored.plan.accepts(shapes)
-        })
-    };
-    if let Some(lost) = prepared.iter().find(|prepared| !is_kept(&prepared.shapes)) {
-        let shapes = shapes_text(&lost.shapes);
-        return Err(Failure::failed(format!("the snapshot for {shapes} was not stored"))
-            .hint("--verbose shows why; BELLJAR_STORE_SIZE sets the size of the store"));
+            good && stored.model == Some(digest) && stored.plan.accepts(&wanted)
+        });
+        if !is_kept {
+            let shapes = shapes_text(shapes);
+            return Err(Failure::failed(format!("the snapshot for {shapes} was not stored"))
+                .hint("--verbose shows why; BELLJAR_STORE_SIZE sets the size of the store"));
+        }
     }
     let mut out = BufWriter::new(stdout().lock());
     match arguments.format {

@@ -214,6 +214,16 @@ impl Model {
         Ok(start.elapsed())
     }
 
+    /// The shapes that a plan for inputs of these shapes has: a sequence or a map consists of several
+    /// tensors.
+    ///
+    /// # Errors
+    /// When a shape does not fit the model's declaration.
+    #[doc(hidden)]
+    pub fn plan_shapes(&self, shapes: &[InputShape]) -> Result<Vec<InputShape>, Error> {
+        self.contract.bind_shapes(shapes).map_err(|kind| self.error(kind))
+    }
+
     /// Prepares a sandbox for these inputs and keeps it for a later run.
     ///
     /// # Errors
