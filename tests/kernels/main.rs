@@ -17,6 +17,7 @@ mod poolings;
 mod products;
 mod recurrent;
 mod reductions;
+mod samples;
 mod special;
 
 use std::time::Duration;

@@ -1,11 +1,12 @@
-//! GridSample (ONNX) where the input or the grid is float64, computed in float64. Along each axis a
+//! GridSample (ONNX) where the input or the grid is float64, and of linear samples where the host's
+//! kernels may be used; computed in float64. Along each axis a
 //! point has one, two or four neighbours with their weights; a sample is the sum over all of their
 //! combinations.
 
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use crate::framework::dims::{advance, strides, volume};
+use crate::framework::dims::{strides, volume};
 use crate::framework::errors::{bail, ensure};
 use crate::framework::facts::{InputFact, OutputFact, required, with_dims};
 use crate::framework::operator::Operator;
@@ -113,22 +114,49 @@ impl DoubleSample {
         }
     }
 
-    fn sample(image: &[f64], shape: &[usize], taps: &[Taps]) -> f64 {
-        let strides = strides(shape);
-        let counts: TVec<usize> = taps.iter().map(|taps| taps.len()).collect();
-        let mut which: TVec<usize> = tvec![0; taps.len()];
-        let mut sum = 0.0;
-        for _ in 0..counts.iter().product() {
-            let (mut from, mut weight) = (Some(0), 1.0);
-            for (axis, which) in which.iter().enumerate() {
-                let (pixel, factor) = taps[axis][*which];
-                from = from.zip(pixel).map(|(from, pixel)| from + pixel * strides[axis]);
-                weight *= factor;
-            }
-            sum += from.map_or(0.0, |from| image[from]) * weight;
-            advance(&mut which, &counts);
+    /// The pixels around a place and their weights, without those outside of the image.
+    fn pixels(&self, place: &[f64], sizes: &[usize], strides: &[usize]) -> Vec<(usize, f64)> {
+        // The first number of a place is that of the last axis.
+        let each = place.iter().rev().zip(sizes);
+        let taps: TVec<Taps> = each.map(|(place, size)| self.taps(*place, *size)).collect();
+        let mut all = vec![(0, 1.0)];
+        for (taps, stride) in taps.iter().zip(strides) {
+            let before = std::mem::take(&mut all);
+            all.extend(before.iter().flat_map(|(from, weight)| {
+                let inside = taps.iter().filter_map(|(pixel, factor)| Some(((*pixel)?, factor)));
+                inside.map(move |(pixel, factor)| (from + pixel * stride, weight * factor))
+            }));
         }
-        sum
+        all
+    }
+
+    /// Samples of all channels of images, at as many points of each.
+    fn samples<T: Copy + Into<f64>>(
+        &self,
+        values: &[T],
+        places: &[f64],
+        sizes: &[usize],
+        [batch, channels, count]: [usize; 3],
+    ) -> Vec<f64> {
+        let (area, strides) = (sizes.iter().product::<usize>(), strides(sizes));
+        let mut output = vec![0.0; batch * channels * count];
+        for sample in 0..batch {
+            let places = &places[sample * count * sizes.len()..][..count * sizes.len()];
+            let points: Vec<_> = places
+                .chunks(sizes.len())
+                .map(|place| self.pixels(place, sizes, &strides))
+                .collect();
+            for channel in 0..channels {
+                let plane = sample * channels + channel;
+                let image = &values[plane * area..][..area];
+                let results = &mut output[plane * count..][..count];
+                for (result, pixels) in results.iter_mut().zip(&points) {
+                    let each = pixels.iter().map(|(at, weight)| image[*at].into() * weight);
+                    *result = each.fold(0.0, |sum, product| sum + product);
+                }
+            }
+        }
+        output
     }
 }
 
@@ -173,20 +201,14 @@ impl Operator for DoubleSample {
         );
         ensure!(!sizes.contains(&0), "an image without pixels cannot be sampled");
         let shape: Vec<usize> = [*batch, *channels].iter().chain(points).copied().collect();
-        let (values, places) = (floats(x)?, floats(grid)?);
-        let mut output = vec![0.0; volume(&shape)?];
-        let (count, pixels) = (points.iter().product::<usize>(), sizes.iter().product::<usize>());
-        for at in 0..batch * count {
-            let (sample, point) = (at / count, at % count);
-            // The first number of a place is that of the last axis.
-            let place = places[at * axes..][..*axes].iter().rev().zip(sizes);
-            let taps: TVec<Taps> = place.map(|(place, size)| self.taps(*place, *size)).collect();
-            for channel in 0..*channels {
-                let plane = sample * channels + channel;
-                let image = &values[plane * pixels..][..pixels];
-                output[plane * count + point] = DoubleSample::sample(image, sizes, &taps);
-            }
-        }
+        volume(&shape)?;
+        let places = floats(grid)?;
+        let numbers = [*batch, *channels, points.iter().product::<usize>()];
+        let output = if x.datum_type() == f32::datum_type() {
+            self.samples(x.try_as_plain_ram()?.as_slice::<f32>()?, &places, sizes, numbers)
+        } else {
+            self.samples(&floats(x)?, &places, sizes, numbers)
+        };
         Ok(tvec!(from_floats(x.datum_type(), &shape, &output)?))
     }
 }

@@ -4,6 +4,7 @@ use tract_onnx::tract_hir::internal::*;
 
 use super::double_sample::DoubleSample;
 use crate::framework::errors::ensure;
+use crate::framework::native;
 use crate::framework::operator::wire_operator;
 use crate::framework::registration::{Registration, wrapped};
 use crate::framework::wrapped::{Wrapped, Wrapping};
@@ -21,6 +22,13 @@ fn grid_sample(
         if model.outlet_fact(*input)?.datum_type == f64::datum_type() {
             return wire_operator(DoubleSample::new(&op.node)?, &op.node, prefix, model, inputs);
         }
+    }
+    // tract looks up the neighbours of a point for each channel. The nearest element of a point
+    // between two depends on how its place is rounded, so that stays as it is.
+    let mode = op.node.get_attr_opt::<&str>("mode")?.unwrap_or("linear");
+    let single = model.outlet_fact(inputs[0])?.datum_type == f32::datum_type();
+    if native::enabled() && single && mode.ends_with("linear") {
+        return wire_operator(DoubleSample::new(&op.node)?, &op.node, prefix, model, inputs);
     }
     op.wire_original(prefix, model, inputs)
 }
