@@ -347,7 +347,6 @@ fn profile_shows_the_kernels_of_integer_products_and_recurrent_layers() {
             weights("w", &[1, 48, 64]),
             weights("r", &[1, 48, 16]),
         ],
-        ..Graph::default()
     };
     let model = s.file("quantized.onnx", graph.bytes());
     let found = json(&[&model, "--random", "--profile", "-n", "2", "--quiet"]);

@@ -80,9 +80,12 @@ fn products_of_bytes_are_rounded_and_scaled_as_in_the_sandbox() {
     }
 }
 
+/// The shapes of an image and of weights, groups, strides and dilations.
+type Windows = (&'static [i64], &'static [i64], i64, [i64; 2], [i64; 2]);
+
 #[test]
 fn convolutions_of_bytes_are_those_of_the_sandbox() {
-    let windows: [(&[i64], &[i64], i64, [i64; 2], [i64; 2]); 7] = [
+    let windows: [Windows; 7] = [
         (&[2, 5, 9, 13], &[7, 5, 3, 3], 1, [1, 1], [1, 1]),
         (&[1, 6, 14, 11], &[8, 3, 3, 2], 2, [2, 2], [1, 1]),
         (&[1, 8, 12, 12], &[8, 1, 3, 3], 8, [1, 1], [1, 1]),

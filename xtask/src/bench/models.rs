@@ -58,11 +58,13 @@ pub(super) fn run(repo: &Repo, arguments: &[&str]) -> Result<()> {
     say("making the models of benches/models.toml (minutes and 2 GB the first time)");
     let mut make = Command::new(&python);
     make.arg(benches.join("models/make.py")).arg(benches.join("models.toml")).arg(&folder);
+    // After an option, the names would be too late for Python's parser.
+    make.args(&request.names);
     make.arg("--models").arg(repo.target().join("models"));
     for kind in &request.kinds {
         make.args(["--kind", kind]);
     }
-    make.args(&request.names).env("PYTHONDONTWRITEBYTECODE", "1");
+    make.env("PYTHONDONTWRITEBYTECODE", "1");
     run::run(make.stdout(std::io::stderr())).context("making the models")?;
 
     let belljar = match env::var_os("BELLJAR") {
