@@ -44,6 +44,32 @@ fn layer(op: &str, direction: &str, batch: i64, lengths: Option<&[i64]>, before:
     net
 }
 
+/// The gates of long sequences are computed for some of their steps at a time.
+#[test]
+fn long_sequences_are_close_to_those_of_the_sandbox() {
+    let (steps, hidden) = (2500, 128);
+    for (direction, layout) in [("bidirectional", 0), ("forward", 1), ("reverse", 1)] {
+        let mut net = Net::new();
+        let ways = if direction == "bidirectional" { 2 } else { 1 };
+        let dims = if layout == 0 { [steps, 2, 3] } else { [2, steps, 3] };
+        let x = net.input(&dims);
+        let numbers = net.numbers((ways * 3 * hidden * hidden) as usize);
+        let numbers: Vec<f32> = numbers.iter().map(|number| number * 0.1).collect();
+        let (w, r) = (
+            net.constant(&[ways, 3 * hidden, 3]),
+            net.constant_of(&[ways, 3 * hidden, hidden], &numbers),
+        );
+        let attributes = [
+            string_attribute("direction", direction),
+            int_attribute("hidden_size", hidden),
+            int_attribute("layout", layout),
+        ];
+        let outputs = net.op_with_outputs("GRU", &[&x, &w, &r], 2, &attributes);
+        outputs.iter().for_each(|output| net.output(output));
+        net.agrees(&[]);
+    }
+}
+
 #[test]
 fn recurrent_layers_are_close_to_those_of_the_sandbox() {
     for op in ["RNN", "GRU", "LSTM"] {

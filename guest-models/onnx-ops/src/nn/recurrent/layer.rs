@@ -8,7 +8,7 @@ use tract_onnx::tract_hir::internal::*;
 
 use super::activation::Activation;
 use super::cell::{Cell, Functions, Weights};
-use super::native::{Direction, Layer, States};
+use super::native::{Direction, Layer, MOST_GATES, States};
 use crate::framework::dims::volume;
 use crate::framework::errors::{bail, ensure};
 use crate::framework::facts::{
@@ -199,7 +199,10 @@ impl Recurrent {
         let mut sequence = vec![0f32; s.steps * hidden.len()];
         // Sequences of one length are computed together.
         let together = lengths.iter().all(|length| *length == lengths[0]);
-        let rows = if together { s.batch } else { 1 };
+        // Those of one step must be near each other.
+        let near =
+            !self.batch_first || s.steps * s.batch <= MOST_GATES / weights.inputs.columns.max(1);
+        let rows = if together && near { s.batch } else { 1 };
         let mut products = vec![0f32; rows * weights.states.columns];
         for (way, back) in self.directions.iter().enumerate() {
             let direction = Direction {
@@ -208,11 +211,12 @@ impl Recurrent {
                 states: &weights.states,
                 candidates: weights.candidates.as_ref(),
                 way,
+                back: *back,
                 biases: biases
                     .as_ref()
                     .map(|all| &all[all.len() / ways * way..][..all.len() / ways]),
             };
-            let Some(layer) = Layer::new(direction, plain.as_slice()?) else { return Ok(None) };
+            let mut layer = Layer::new(direction, plain.as_slice()?);
             for first in (0..s.batch).step_by(rows) {
                 let places: Vec<usize> =
                     (first..first + rows).map(|one| self.place(s, way, one)).collect();

@@ -1,6 +1,8 @@
 //! Recurrent layers by the host's kernels: the gates of all inputs by one product, those of the
 //! states by one product for each step, and the functions of a step by one or two programs.
 
+use std::ops::Range;
+
 use belljar_abi::kernel::Step;
 
 use super::cell::Cell;
@@ -144,22 +146,33 @@ pub(super) struct Direction<'w> {
     pub(super) candidates: Option<&'w Matrices>,
     /// Which of the matrices.
     pub(super) way: usize,
+    /// Whether it starts with the last step.
+    pub(super) back: bool,
     /// The biases of the input, then those of the state.
     pub(super) biases: Option<&'w [f32]>,
 }
 
-/// The gates of the inputs of all steps of a direction.
+/// Elements of the gates of inputs that are computed together, unless one step has more: so many
+/// bytes do not count against the memory of a sandbox, and stay in a cache.
+pub(super) const MOST_GATES: usize = 1 << 20;
+
+/// The gates of the inputs of a direction, for some steps at a time.
 pub(super) struct Layer<'w> {
     direction: Direction<'w>,
     programs: Programs,
-    gates: Vec<f32>,
+    /// The inputs of all steps.
+    x: &'w [f32],
+    /// Added to the products of the inputs.
+    bias: Option<Vec<f32>>,
     /// Added to the products of the states.
     state_bias: Option<Vec<f32>>,
+    gates: Vec<f32>,
+    /// The rows of the inputs whose gates these are.
+    held: Range<usize>,
 }
 
 impl<'w> Layer<'w> {
-    /// Multiplies the inputs of all steps with the weights.
-    pub(super) fn new(direction: Direction<'w>, x: &[f32]) -> Option<Layer<'w>> {
+    pub(super) fn new(direction: Direction<'w>, x: &'w [f32]) -> Layer<'w> {
         let Direction { cell, inputs, biases, .. } = direction;
         let wide = inputs.columns;
         let hidden = wide / cell.gates();
@@ -177,23 +190,45 @@ impl<'w> Layer<'w> {
             }
             bias = Some(both);
         }
-        let mut gates = vec![0.0; x.len() / inputs.depth * wide];
-        let done = inputs.times(direction.way, x, bias.as_deref(), &mut gates);
-        done.then(|| Layer { programs: Programs::of(cell), direction, gates, state_bias })
+        let programs = Programs::of(cell);
+        Layer { direction, programs, x, bias, state_bias, gates: vec![], held: 0..0 }
     }
 
-    /// One step of some sequences, the first of which has its gates in this row of those of the
-    /// inputs, and the next ones `apart` rows later each.
+    /// Computes the gates of these rows of the inputs, and of those that are read next.
+    fn hold(&mut self, rows: Range<usize>) -> bool {
+        if self.held.start <= rows.start && rows.end <= self.held.end {
+            return true;
+        }
+        let Direction { inputs, way, back, .. } = self.direction;
+        let all = self.x.len() / inputs.depth;
+        let count = (MOST_GATES / inputs.columns).max(rows.len()).min(all);
+        let first = match back {
+            true => rows.end.saturating_sub(count),
+            false => rows.start.min(all - count),
+        };
+        self.held = first..first + count;
+        self.gates.resize(count * inputs.columns, 0.0);
+        let x = &self.x[first * inputs.depth..][..count * inputs.depth];
+        inputs.times(way, x, self.bias.as_deref(), &mut self.gates)
+    }
+
+    /// One step of some sequences, the first of which has its inputs in this row, and the next ones
+    /// `apart` rows later each.
     pub(super) fn step(
-        &self,
+        &mut self,
         states: &mut States,
         row: usize,
         apart: usize,
         products: &mut [f32],
     ) -> bool {
-        let Direction { cell, states: weights, candidates, way, .. } = self.direction;
         let (size, wide) = (states.hidden, self.direction.inputs.columns);
-        let x = Gates { elements: &self.gates[row * wide..], row_stride: apart * wide };
+        let last = (states.h.len() / size - 1) * apart;
+        if !self.hold(row..row + last + 1) {
+            return false;
+        }
+        let Direction { cell, states: weights, candidates, way, .. } = self.direction;
+        let elements = &self.gates[(row - self.held.start) * wide..];
+        let x = Gates { elements, row_stride: apart * wide };
         let rows = states.h.len() / size;
         let products = &mut products[..rows * weights.columns];
         if !weights.times(way, &states.h, self.state_bias.as_deref(), products) {
