@@ -57,7 +57,7 @@ fn inspect_lists_unsupported_operators() {
 
 #[test]
 fn inspect_checks_whether_a_model_can_be_prepared() {
-    use support::onnx::{BOOL, graph_attribute, int_attribute, tensor_i64};
+    use support::onnx::{BOOL, UINT8, graph_attribute, int_attribute, tensor, tensor_i64};
     let s = Scratch::new();
     let verdict = |arguments: &[&str]| {
         let arguments = [&["inspect"], arguments, &["--format", "json"]].concat();
@@ -115,6 +115,32 @@ fn inspect_checks_whether_a_model_can_be_prepared() {
         .map(|one| ["node", "operator", "missing"].map(|key| one[key].as_str().unwrap()))
         .collect();
     assert_eq!(undecided, [["taken", "Gather", "values"], ["y", "NonZero", "sizes"]]);
+
+    // Arithmetic on bytes accepts all of them.
+    let byte = |name: &str, value: u8| tensor(name, UINT8, &[], &[value]);
+    let bytes = Graph {
+        nodes: vec![
+            node("DynamicQuantizeLinear", &["x"], &["q", "scale", "zero"], &[]),
+            node("MatMulInteger", &["q", "w", "zero"], &["sums"], &[]),
+            node("ConvInteger", &["q", "k", "zero"], &["more"], &[]),
+            node("Cast", &["sums"], &["numbers"], &[int_attribute("to", FLOAT)]),
+            node("QuantizeLinear", &["numbers", "s", "z"], &["again"], &[]),
+            node("DequantizeLinear", &["again", "s", "z"], &["y"], &[]),
+            node("Cast", &["more"], &["y2"], &[int_attribute("to", FLOAT)]),
+        ],
+        initializers: vec![
+            tensor("w", UINT8, &[4, 3], &[7; 12]),
+            tensor("k", UINT8, &[2, 3, 2], &[5; 12]),
+            tensor_f32("s", &[], &[0.5]),
+            byte("z", 3),
+        ],
+        inputs: vec![value("x", FLOAT, &fixed(&[2, 3, 4]))],
+        outputs: ["y", "y2"].map(|name| support::onnx::value_of_any_shape(name, FLOAT)).to_vec(),
+    };
+    let model = s.file("bytes.onnx", bytes.bytes());
+    let (found, preparation) = verdict(&[&model]);
+    assert_eq!(found, "prepared");
+    assert_eq!(preparation["undecided"].as_array().unwrap().len(), 0, "{preparation}");
 
     // Nodes that are prepared in each run, since branches differ in their number of dimensions.
     let branch = |op: &str, inputs: &[&str]| Graph {

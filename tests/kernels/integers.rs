@@ -41,7 +41,7 @@ fn products_of_bytes_are_those_of_the_sandbox() {
             let a_zero = zero(&mut net, 3.0, a_type);
             let sums = net.op("MatMulInteger", &[&a, &b, &a_zero], &[]);
             output(&mut net, &sums);
-            // A right operand that is no constant, with a zero point for each column.
+            // A right operand that is not constant, with a zero point for each column.
             let b = quantized(&mut net, &[2, depth, columns], b_type);
             let zeros = net.bytes_of(&[columns], b_type);
             let sums = net.op("MatMulInteger", &[&a, &b, &a_zero, &zeros], &[]);

@@ -6,7 +6,18 @@ use crate::support::onnx::{int_attribute, string_attribute};
 /// A layer of a kind on a sequence, with all of its optional inputs but the lengths and the
 /// peepholes, or with the lengths too. Every output of the node is one of the model.
 fn layer(op: &str, direction: &str, batch: i64, lengths: Option<&[i64]>, before: bool) -> Net {
-    let (steps, inputs, hidden) = (7, 11, 19);
+    layer_of(7, op, direction, batch, lengths, before)
+}
+
+fn layer_of(
+    steps: i64,
+    op: &str,
+    direction: &str,
+    batch: i64,
+    lengths: Option<&[i64]>,
+    before: bool,
+) -> Net {
+    let (inputs, hidden) = (11, 19);
     let ways = if direction == "bidirectional" { 2 } else { 1 };
     let gates = match op {
         "RNN" => 1,
@@ -42,6 +53,17 @@ fn layer(op: &str, direction: &str, batch: i64, lengths: Option<&[i64]>, before:
         net.output(&output);
     }
     net
+}
+
+/// Without steps the states stay as they are, and without sequences there are none.
+#[test]
+fn empty_sequences_are_those_of_the_sandbox() {
+    for op in ["RNN", "GRU", "LSTM"] {
+        for direction in ["forward", "bidirectional"] {
+            layer_of(0, op, direction, 2, None, false).agrees(&[]);
+            layer_of(3, op, direction, 0, None, false).agrees(&[]);
+        }
+    }
 }
 
 /// The gates of long sequences are computed for some of their steps at a time.

@@ -4,8 +4,8 @@ use belljar::{Isolation, Policy, Tensor};
 
 use crate::support;
 use crate::support::onnx::{
-    Dim, FLOAT, Graph, Message, int_attribute, ints_attribute, node, tensor_f32, value,
-    value_of_any_shape,
+    Dim, FLOAT, Graph, Message, UINT8, int_attribute, ints_attribute, node, tensor, tensor_f32,
+    value, value_of_any_shape,
 };
 
 /// Weights with numbers that follow from their name and place.
@@ -55,6 +55,48 @@ fn like_vgg(batch: Dim<'_>) -> Vec<u8> {
         outputs: vec![value_of_any_shape("y", FLOAT)],
     };
     graph.bytes()
+}
+
+/// Six products with weights of a byte for each element, 12 MiB each.
+fn products_of_bytes() -> Vec<u8> {
+    let dims = [3072, 4096];
+    let byte = |seed: u32, at: u32| ((at ^ seed).wrapping_mul(0x9e37_79b9) >> 24) as u8;
+    let mut nodes = vec![node("DynamicQuantizeLinear", &["x"], &["q", "scale", "zero"], &[])];
+    let mut initializers = vec![];
+    for at in 0..6u32 {
+        let (weights, sums) = (format!("w{at}"), format!("s{at}"));
+        let bytes: Vec<u8> = (0..3072 * 4096).map(|place| byte(at, place)).collect();
+        initializers.push(tensor(&weights, UINT8, &dims, &bytes));
+        nodes.push(node("MatMulInteger", &["q", &weights, "zero"], &[&sums], &[]));
+    }
+    let all = ["s0", "s1", "s2", "s3", "s4", "s5"];
+    nodes.push(node("Concat", &all, &["all"], &[int_attribute("axis", 1)]));
+    nodes.push(node("Cast", &["all"], &["y"], &[int_attribute("to", FLOAT)]));
+    let graph = Graph {
+        nodes,
+        initializers,
+        inputs: vec![value("x", FLOAT, &[Dim::Fixed(1), Dim::Fixed(3072)])],
+        outputs: vec![value_of_any_shape("y", FLOAT)],
+    };
+    graph.bytes()
+}
+
+/// The packed weights replace those of the model one after the other.
+#[test]
+fn integer_weights_are_packed_in_the_memory_of_the_model_and_one_of_them() {
+    let host = support::builder(Isolation::Process).snapshot_store(false).build().unwrap();
+    let bytes = products_of_bytes();
+    assert!(bytes.len() > 71 << 20);
+    let answer = |limit: u64| {
+        let model = support::load_under(&host, &bytes, &with_memory(limit)).unwrap();
+        let x: Vec<f32> = (0..3072).map(|at| (at % 23) as f32 / 8.0 - 1.0).collect();
+        let x = Tensor::new(x, &[1, 3072]).unwrap();
+        let outputs = model.run(&[("x", x)]).unwrap().validate().unwrap();
+        outputs.tensors()[0].1.as_slice::<f32>().unwrap().to_vec()
+    };
+    let expected = answer(1 << 30);
+    assert!(expected.iter().any(|number| *number != 0.0));
+    assert!(answer(128 << 20) == expected, "the answers have the same bits");
 }
 
 fn with_memory(bytes: u64) -> Policy {

@@ -2,9 +2,8 @@
 //!
 //! A request is a list of 32-bit words: the number of the kernel, the fields of its struct in
 //! their order, and for a pointwise program its inputs and steps. Addresses are bytes from the start
-//! of linear memory, `0` where an operand may be missing; sizes and strides count elements, which are `f32`
-//! unless a request says otherwise.
-//! The host must not trust any of it.
+//! of linear memory, `0` where an operand may be missing; sizes and strides count elements, which are
+//! `f32` unless a request says otherwise. The host must not trust any of it.
 
 mod pointwise;
 mod requests;

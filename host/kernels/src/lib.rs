@@ -7,10 +7,9 @@
 //!   each instruction set; `tests` tests them.
 //! - a whole operator of a model with a request of our own ([`compute`], `belljar_abi::kernel`):
 //!   `conv`, `gemm`, `block`, `pool`, `reduce`, `softmax`, `permute`, `pointwise` and `convert`, each
-//!   written once for any `vector`, and `integer` for products and convolutions of 8-bit integers; `compute_tests`
-//!   tests them. `regions` turns the addresses of a
-//!   request into slices that do not overlap the output, `product` and `image` are parts of several
-//!   kernels.
+//!   written once for any `vector`, and `integer` for products, convolutions and conversions of 8-bit
+//!   integers; `compute_tests` tests them. `regions` turns the addresses of a request into slices that
+//!   do not overlap the output, `product` and `image` are parts of several kernels.
 //!
 //! The request is copied and every address in it is checked before any computation. It must not be
 //! read again, because the kernel's own stores may overwrite it. The work for a tile is bounded;

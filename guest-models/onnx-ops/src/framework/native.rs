@@ -1,6 +1,7 @@
 //! Native kernels of the host, for operators of this crate whose inner loops it computes on this
 //! sandbox's memory. Without them, and for what they do not take, the operators compute in plain
-//! Rust; the results are the same.
+//! Rust: integers have the same bits then, and floats differ within the tolerances of
+//! SPECIFICATION.md. Requests are made from slices only, so that the addresses in them are valid.
 
 use std::sync::{PoisonError, RwLock};
 

@@ -75,7 +75,7 @@ pub fn pack(model: &mut TypedModel) -> TractResult<()> {
     Ok(())
 }
 
-/// Gives a node other inputs. Constants that nobody reads any more are freed.
+/// Replaces the inputs of a node, and frees constants that have no readers left.
 fn reconnect(model: &mut TypedModel, id: usize, inputs: Vec<OutletId>) {
     let before = std::mem::replace(&mut model.nodes[id].inputs, inputs.clone());
     for outlet in &before {

@@ -12,6 +12,9 @@ use crate::framework::facts::{InputFact, OutputFact, required, with_dims};
 use crate::framework::operator::Operator;
 use crate::framework::tensors::{floats, from_floats};
 
+/// Points whose pixels are looked up before the first channel is sampled.
+const POINTS: usize = 1024;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Nearest,
@@ -130,29 +133,32 @@ impl DoubleSample {
         all
     }
 
-    /// Samples of all channels of images, at as many points of each.
-    fn samples<T: Copy + Into<f64>>(
+    /// Samples of all channels of images, at as many points of each. `to` rounds a result.
+    fn samples<T: Copy + Default + Into<f64>>(
         &self,
         values: &[T],
         places: &[f64],
         sizes: &[usize],
         [batch, channels, count]: [usize; 3],
-    ) -> Vec<f64> {
+        to: impl Fn(f64) -> T,
+    ) -> Vec<T> {
         let (area, strides) = (sizes.iter().product::<usize>(), strides(sizes));
-        let mut output = vec![0.0; batch * channels * count];
+        let mut output = vec![T::default(); batch * channels * count];
         for sample in 0..batch {
-            let places = &places[sample * count * sizes.len()..][..count * sizes.len()];
-            let points: Vec<_> = places
-                .chunks(sizes.len())
-                .map(|place| self.pixels(place, sizes, &strides))
-                .collect();
-            for channel in 0..channels {
-                let plane = sample * channels + channel;
-                let image = &values[plane * area..][..area];
-                let results = &mut output[plane * count..][..count];
-                for (result, pixels) in results.iter_mut().zip(&points) {
-                    let each = pixels.iter().map(|(at, weight)| image[*at].into() * weight);
-                    *result = each.fold(0.0, |sum, product| sum + product);
+            for first in (0..count).step_by(POINTS) {
+                let some = POINTS.min(count - first);
+                let from = (sample * count + first) * sizes.len();
+                let places = places[from..from + some * sizes.len()].chunks(sizes.len());
+                let points: Vec<_> =
+                    places.map(|place| self.pixels(place, sizes, &strides)).collect();
+                for channel in 0..channels {
+                    let plane = sample * channels + channel;
+                    let image = &values[plane * area..][..area];
+                    let results = &mut output[plane * count + first..][..some];
+                    for (result, pixels) in results.iter_mut().zip(&points) {
+                        let each = pixels.iter().map(|(at, weight)| image[*at].into() * weight);
+                        *result = to(each.fold(0.0, |sum, product| sum + product));
+                    }
                 }
             }
         }
@@ -204,12 +210,16 @@ impl Operator for DoubleSample {
         volume(&shape)?;
         let places = floats(grid)?;
         let numbers = [*batch, *channels, points.iter().product::<usize>()];
-        let output = if x.datum_type() == f32::datum_type() {
-            self.samples(x.try_as_plain_ram()?.as_slice::<f32>()?, &places, sizes, numbers)
+        let tensor = if x.datum_type() == f32::datum_type() {
+            let plain = x.try_as_plain_ram()?;
+            let single = |number: f64| number as f32;
+            let samples = self.samples(plain.as_slice()?, &places, sizes, numbers, single);
+            Tensor::from_shape(&shape, &samples)?
         } else {
-            self.samples(&floats(x)?, &places, sizes, numbers)
+            let samples = self.samples(&floats(x)?, &places, sizes, numbers, |number| number);
+            from_floats(x.datum_type(), &shape, &samples)?
         };
-        Ok(tvec!(from_floats(x.datum_type(), &shape, &output)?))
+        Ok(tvec!(tensor))
     }
 }
 

@@ -180,6 +180,14 @@ impl Conv {
             to.push(count);
             before.push(pad);
         }
+        let (_, x_zero, w_zeros) = self.places();
+        let count = |at: usize| optional(shapes, at).map_or(1, |shape| shape.iter().product());
+        let (x_zero, w_zeros): (usize, usize) = (count(x_zero), count(w_zeros));
+        ensure!(x_zero == 1, "expected one zero point for the image, found {x_zero}");
+        ensure!(
+            w_zeros == 1 || w_zeros == *outputs,
+            "{w_zeros} zero points do not match {outputs} output channels"
+        );
         if let Some(bias) = optional(shapes, 8).filter(|_| self.linear) {
             ensure!(
                 **bias == [*outputs],
@@ -339,11 +347,6 @@ impl Operator for Conv {
             bail!("expected one zero point for the image")
         };
         let w_zeros = zeros(optional(inputs, w_zero_at).copied())?;
-        ensure!(
-            [1, outputs].contains(&w_zeros.len()),
-            "{} zero points do not match {outputs} output channels",
-            w_zeros.len()
-        );
         let sizes = Sizes {
             image: &x.shape()[2..],
             kernel: &w.shape()[2..],

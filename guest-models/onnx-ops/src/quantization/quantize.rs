@@ -52,7 +52,7 @@ struct QuantizeBytes;
 
 impl Operator for QuantizeBytes {
     fn name(&self) -> &'static str {
-        "QuantizeLinear"
+        "QuantizeBytes"
     }
 
     fn outputs(&self, inputs: &[Option<InputFact>]) -> TractResult<TVec<OutputFact>> {

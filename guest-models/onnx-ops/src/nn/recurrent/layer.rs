@@ -171,7 +171,6 @@ impl Recurrent {
         let x = *required(inputs, 0)?;
         let takes = native::enabled()
             && x.datum_type() == f32::datum_type()
-            && x.len() > 0
             && self.has_usual_functions()
             && optional(inputs, 7).is_none();
         let made;
@@ -198,11 +197,11 @@ impl Recurrent {
         let mut cells = given(6)?.unwrap_or_else(none);
         let mut sequence = vec![0f32; s.steps * hidden.len()];
         // Sequences of one length are computed together.
-        let together = lengths.iter().all(|length| *length == lengths[0]);
+        let together = lengths.windows(2).all(|pair| pair[0] == pair[1]);
         // Those of one step must be near each other.
         let near =
             !self.batch_first || s.steps * s.batch <= MOST_GATES / weights.inputs.columns.max(1);
-        let rows = if together && near { s.batch } else { 1 };
+        let rows = if together && near { s.batch.max(1) } else { 1 };
         let mut products = vec![0f32; rows * weights.states.columns];
         for (way, back) in self.directions.iter().enumerate() {
             let direction = Direction {

@@ -96,9 +96,11 @@ fn wire_forward(
     };
     let dtype = model.outlet_fact(inputs[0])?.datum_type;
     let double = dtype == f64::datum_type();
+    // Without steps, tract's last state has no dimensions.
+    let empty = x.iter().any(|dim| dim.as_i64() == Some(0));
     // The host's kernels compute whole steps of this crate's own layer.
     let native = dtype == f32::datum_type() && native_kernels::enabled() && op.input(7).is_none();
-    if beyond_tract || double || native {
+    if beyond_tract || double || empty || native {
         let recurrent = Recurrent::new(&op.node, vec![false], false)?;
         return wire_operator(recurrent, &op.node, prefix, model, inputs);
     }
@@ -147,6 +149,14 @@ mod tests {
         let end = step(2.0, 0.0);
         let start = step(1.0, end);
         rnn("reverse").gives_all_near(&[steps(&[start, end]), last(start)], 1e-6);
+    }
+
+    #[test]
+    fn states_without_steps_are_the_initial_ones() {
+        let case = case("RNN").outputs(2).input(tensor::<f32>(&[0, 1, 1], &[]));
+        let case = weights(case, &[0.5], &[0.25], &[0.1, 0.2]).missing();
+        let case = case.input(tensor(&[1, 1, 1], &[0.75f32]));
+        case.gives_all(&[tensor::<f32>(&[0, 1, 1, 1], &[]), tensor(&[1, 1, 1], &[0.75f32])]);
     }
 
     #[test]
