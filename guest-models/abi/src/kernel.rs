@@ -15,8 +15,8 @@ pub use pointwise::{
 };
 pub use requests::{
     BlockGemm, Conv, Convert, Dequantize, Dims, Gemm, INTEGER_STEPS, IntegerConv, IntegerGemm,
-    KERNEL_RANK, MAX_INTEGER_STEPS, MAX_POOL_SIZE, MAX_TAPS, PANEL_COLUMNS, PANEL_ROWS, Permute,
-    Pool, Quantize, Reduce, Softmax,
+    KERNEL_RANK, MAX_INTEGER_STEPS, MAX_POOL_SIZE, MAX_TAPS, PANEL_COLUMNS, PANEL_GRAIN,
+    PANEL_ROWS, Permute, Pool, Quantize, Reduce, Softmax,
 };
 
 /// Maximum number of words of a request.

@@ -8,6 +8,9 @@ pub const PANEL_ROWS: usize = 8;
 /// Columns of a panel of packed operands, see [`Gemm`].
 pub const PANEL_COLUMNS: usize = 48;
 
+/// The width of every panel of columns is a multiple of this.
+pub const PANEL_GRAIN: usize = 16;
+
 /// Steps whose elements of one column are next to each other in a packed integer operand, see
 /// [`IntegerGemm`].
 pub const INTEGER_STEPS: usize = 4;

@@ -4,15 +4,12 @@
 use std::sync::Arc;
 
 use belljar_abi::kernel::{
-    Dims, Gemm, KERNEL_RANK, Kernel, MAX_POINTWISE_INPUTS, PANEL_COLUMNS, Pointwise,
+    Dims, Gemm, KERNEL_RANK, Kernel, MAX_POINTWISE_INPUTS, PANEL_COLUMNS, PANEL_GRAIN, Pointwise,
     PointwiseInput, PointwiseStep, Step,
 };
 use tract_onnx::tract_hir::internal::*;
 
 use super::native::{address, address_mut, compute};
-
-/// The width of every panel is a multiple of this.
-const GRAIN: usize = 16;
 
 /// Right operands of products in the layout of the host's kernels: panels of columns, in each the
 /// columns of one step after those of another.
@@ -34,14 +31,14 @@ impl Matrices {
         }
         let plain = tensor.try_as_plain_ram().ok()?;
         let from = plain.as_slice::<f32>().ok()?;
-        let each = columns.next_multiple_of(GRAIN).checked_mul(depth)?;
+        let each = columns.next_multiple_of(PANEL_GRAIN).checked_mul(depth)?;
         let mut packed = Tensor::zero::<f32>(&[count.checked_mul(each)?]).ok()?;
         let mut view = packed.try_as_plain_ram_mut().ok()?;
         let matrices = view.as_slice_mut::<f32>().ok()?.chunks_exact_mut(each);
         for (from, to) in from.chunks_exact(columns * depth).zip(matrices) {
             for first in (0..columns).step_by(PANEL_COLUMNS) {
                 let valid = PANEL_COLUMNS.min(columns - first);
-                let width = valid.next_multiple_of(GRAIN);
+                let width = valid.next_multiple_of(PANEL_GRAIN);
                 let panel = &mut to[first * depth..][..width * depth];
                 let rows = from[first * depth..].chunks_exact(depth).take(valid);
                 for (column, row) in rows.enumerate() {

@@ -3,15 +3,14 @@
 
 use std::sync::Arc;
 
-use belljar_abi::kernel::{INTEGER_STEPS, IntegerGemm, MAX_INTEGER_STEPS, PANEL_COLUMNS};
+use belljar_abi::kernel::{
+    INTEGER_STEPS, IntegerGemm, MAX_INTEGER_STEPS, PANEL_COLUMNS, PANEL_GRAIN,
+};
 use belljar_abi::scratch::MAX_SCRATCH_BYTES;
 use tract_onnx::tract_hir::internal::*;
 
 use super::integers::Bytes;
 use crate::framework::native;
-
-/// The width of every panel is a multiple of this.
-const GRAIN: usize = 16;
 
 /// Matrices of one shape, packed one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +40,7 @@ impl Packed {
         if !fits || operand.len() == 0 {
             return None;
         }
-        let each = columns.next_multiple_of(GRAIN)
+        let each = columns.next_multiple_of(PANEL_GRAIN)
             * (size_of::<i32>() + depth.next_multiple_of(INTEGER_STEPS));
         let matrices = operand.len() / (depth * columns);
         let mut bytes = Tensor::zero::<u8>(&[matrices.checked_mul(each)?]).ok()?;
@@ -70,7 +69,7 @@ fn pack(matrix: Bytes<'_>, [depth, columns]: [usize; 2], transposed: bool, mut t
     };
     for first in (0..columns).step_by(PANEL_COLUMNS) {
         let valid = PANEL_COLUMNS.min(columns - first);
-        let width = valid.next_multiple_of(GRAIN);
+        let width = valid.next_multiple_of(PANEL_GRAIN);
         let len = width * (size_of::<i32>() + depth.next_multiple_of(INTEGER_STEPS));
         let (panel, rest) = std::mem::take(&mut to).split_at_mut(len);
         to = rest;

@@ -1,13 +1,13 @@
 //! Products with weights that are quantized in blocks, which stay packed: the host restores them in
 //! registers. The weights are those of MatMulNBits, or of a DequantizeLinear before a product.
 
-use belljar_abi::kernel::{BlockGemm as Request, Gemm, PANEL_COLUMNS};
+use belljar_abi::kernel::{BlockGemm as Request, Gemm, PANEL_COLUMNS, PANEL_GRAIN};
 use onnx_ops::framework::operator::quantized;
 use onnx_ops::framework::quantized::Quantized;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::model::{TypedModel, TypedNode};
 
-use super::gemm::{GRAIN, NativeGemm};
+use super::gemm::NativeGemm;
 use super::narrow::{Constant, reshaped};
 use super::operator::{address, optional};
 use super::{floats, plain_shape};
@@ -212,7 +212,7 @@ impl BlockWeights {
 fn panels(columns: usize, rows: usize, mut each: impl FnMut(usize, usize, usize)) {
     for first in (0..columns).step_by(PANEL_COLUMNS) {
         let valid = PANEL_COLUMNS.min(columns - first);
-        let width = valid.next_multiple_of(GRAIN);
+        let width = valid.next_multiple_of(PANEL_GRAIN);
         for row in 0..rows {
             (0..valid).for_each(|at| each(first * rows + row * width + at, row, first + at));
         }
@@ -224,7 +224,7 @@ fn packed_of<T: Datum + Copy>(
     rows: usize,
     element: impl Fn(usize, usize) -> T,
 ) -> Option<Arc<Tensor>> {
-    let len = columns.next_multiple_of(GRAIN) * rows;
+    let len = columns.next_multiple_of(PANEL_GRAIN) * rows;
     let mut tensor = Tensor::zero_dt(T::datum_type(), &[len]).ok()?;
     let mut view = tensor.try_as_plain_ram_mut().ok()?;
     let elements = view.as_slice_mut::<T>().ok()?;

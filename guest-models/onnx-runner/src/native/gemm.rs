@@ -1,7 +1,9 @@
 //! Products of two tensors that become matrix products when their dimensions are merged, with a
 //! fused bias and lower bound.
 
-use belljar_abi::kernel::{BlockGemm as BlockRequest, Gemm as Request, Kernel, PANEL_COLUMNS};
+use belljar_abi::kernel::{
+    BlockGemm as BlockRequest, Gemm as Request, Kernel, PANEL_COLUMNS, PANEL_GRAIN,
+};
 use belljar_abi::narrow::Narrow;
 use onnx_ops::elementwise::Max;
 use onnx_ops::framework::assumptions;
@@ -16,9 +18,6 @@ use super::narrow::{Constant, rounding};
 use super::operator::{Native, NativeOp, address, optional};
 use super::permute::{NativePermute, strides_of};
 use super::{elements, floats, only_reader, plain_shape, vector};
-
-/// Width of the narrowest panel of packed columns.
-pub(super) const GRAIN: usize = 16;
 
 /// A product that the host computes.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
@@ -521,12 +520,12 @@ fn pack(right: &Right) -> Option<Elements> {
     let (step, column) = (right.step_stride as usize, right.column_stride as usize);
     let panels = (0..n).step_by(PANEL_COLUMNS).flat_map(|first| {
         let valid = PANEL_COLUMNS.min(n - first);
-        let width = valid.next_multiple_of(GRAIN);
+        let width = valid.next_multiple_of(PANEL_GRAIN);
         (0..k).flat_map(move |at| {
             let (to, from) = (first * k + at * width, at * step + first * column);
             (0..valid).map(move |lane| (to + lane, from + lane * column))
         })
     });
-    let packed = numbers.arranged(n.next_multiple_of(GRAIN) * k, panels)?;
+    let packed = numbers.arranged(n.next_multiple_of(PANEL_GRAIN) * k, panels)?;
     Some(Elements::Numbers(packed))
 }

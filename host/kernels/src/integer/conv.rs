@@ -2,7 +2,7 @@
 //! patches of the image, or channel by channel.
 
 use belljar_abi::kernel::{
-    INTEGER_STEPS, IntegerConv, MAX_INTEGER_STEPS, PANEL_COLUMNS, PANEL_ROWS,
+    INTEGER_STEPS, IntegerConv, MAX_INTEGER_STEPS, PANEL_COLUMNS, PANEL_GRAIN, PANEL_ROWS,
 };
 use belljar_abi::scratch::MAX_PACKED_WEIGHTS;
 
@@ -13,7 +13,7 @@ use super::super::{Clock, Refused, Rows, Watch, in_parallel, split_rows};
 use super::finish::{Finish, Words, output_bytes};
 use super::pack::{SUM_BYTES, flip, interleave, number, pack_left};
 use super::path::{Job, Path, Tiles};
-use super::{BLOCK_BYTES, GRAIN, Offset, Tile, column_bytes, shift, width};
+use super::{BLOCK_BYTES, Offset, Tile, column_bytes, shift, width};
 
 /// Results that a filter of a single channel computes at a time.
 const LANES: usize = 32;
@@ -194,7 +194,7 @@ impl Patches<'_> {
     /// Packs all `k` steps of some columns.
     #[inline(always)]
     fn pack(&self, k: usize, flip: u8, column: usize, valid: usize, panel: &mut [u8]) {
-        let width = valid.next_multiple_of(GRAIN);
+        let width = valid.next_multiple_of(PANEL_GRAIN);
         let (sum_bytes, groups) = panel.split_at_mut(width * SUM_BYTES);
         let mut sums = [0i32; PANEL_COLUMNS];
         let (mut channel, mut tap) = (0, 0);
@@ -267,7 +267,8 @@ impl Job for Products<'_, '_> {
             image.resize(layout.len(conv.channels_in, 0).div_ceil(4));
             bytemuck::cast_slice_mut::<f32, u8>(&mut image).fill(conv.input_zero);
         }
-        let mut right = watch.scratch().take(each / 4 * n.next_multiple_of(GRAIN).min(columns));
+        let mut right =
+            watch.scratch().take(each / 4 * n.next_multiple_of(PANEL_GRAIN).min(columns));
         let panel = groups * PANEL_ROWS * T::WORDS;
         // If the weights are small, or used only once, all are packed at once.
         let tiles = conv.channels_out.div_ceil(PANEL_ROWS);

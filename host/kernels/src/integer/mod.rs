@@ -21,7 +21,7 @@ pub(super) use conv::conv;
 pub(super) use quantize::{dequantize, quantize};
 
 use belljar_abi::kernel::{
-    INTEGER_STEPS, IntegerGemm, MAX_INTEGER_STEPS, PANEL_COLUMNS, PANEL_ROWS,
+    INTEGER_STEPS, IntegerGemm, MAX_INTEGER_STEPS, PANEL_COLUMNS, PANEL_GRAIN, PANEL_ROWS,
 };
 
 use super::regions::{Region, Regions, extent, volume};
@@ -29,9 +29,6 @@ use super::{Refused, Rows, Watch, in_parallel, split_rows};
 use finish::{Finish, Words, output_bytes};
 use pack::{SUM_BYTES, flip, number, pack_left, pack_right};
 use path::{Job, Path, Tiles};
-
-/// Width of the narrowest panel; the width of every panel is a multiple of it.
-const GRAIN: usize = 16;
 
 /// Maximum number of bytes of a block of right operands, unless one panel has more: for the second
 /// level cache.
@@ -66,7 +63,7 @@ fn gemm_by(
         if g.batch > 1 && g.b_batch_stride == 0 {
             return Err(Refused::Malformed);
         }
-        let columns = u64::from(g.n).next_multiple_of(GRAIN as u64);
+        let columns = u64::from(g.n).next_multiple_of(PANEL_GRAIN as u64);
         let one = columns.checked_mul(column_bytes(g.k as usize) as u64);
         let before = u64::from(g.batch - 1).checked_mul(g.b_batch_stride.into());
         one.zip(before)
@@ -114,7 +111,7 @@ fn column_bytes(k: usize) -> usize {
 
 /// The width of the panel whose first column is `column` of `n`.
 fn width(n: usize, column: usize) -> usize {
-    (n - column).min(PANEL_COLUMNS).next_multiple_of(GRAIN)
+    (n - column).min(PANEL_COLUMNS).next_multiple_of(PANEL_GRAIN)
 }
 
 /// A product whose operands were checked to be long enough.
@@ -148,7 +145,7 @@ impl Job for Products<'_, '_> {
         let mut left = watch.scratch().take(groups * PANEL_ROWS * T::WORDS);
         let mut right = watch.scratch().none();
         if !packed {
-            right.resize(each / 4 * n.next_multiple_of(GRAIN).min(columns));
+            right.resize(each / 4 * n.next_multiple_of(PANEL_GRAIN).min(columns));
         }
         let mut tile = Tile([0; PANEL_ROWS * PANEL_COLUMNS]);
         for (first, output) in part.pieces() {

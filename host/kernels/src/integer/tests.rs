@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::conv::conv_by;
 use super::quantize::{dequantize_by, quantize_by};
-use super::{GRAIN, Path, column_bytes, gemm_by, pack::pack_right, width};
+use super::{Path, column_bytes, gemm_by, pack::pack_right, width};
 use crate::operations::Refused;
 use crate::{InstructionSet, Watch};
 
@@ -168,7 +168,7 @@ proptest! {
         check(&request, &words, &expected);
 
         let each = column_bytes(k as usize);
-        let one = (n as usize).next_multiple_of(GRAIN) * each;
+        let one = (n as usize).next_multiple_of(PANEL_GRAIN) * each;
         let mut packed = vec![0; one * batch as usize];
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
         for (product, panels) in packed.chunks_mut(one).enumerate() {

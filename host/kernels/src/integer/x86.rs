@@ -2,10 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use belljar_abi::kernel::{INTEGER_STEPS, PANEL_COLUMNS, PANEL_ROWS};
+use belljar_abi::kernel::{INTEGER_STEPS, PANEL_COLUMNS, PANEL_GRAIN, PANEL_ROWS};
 
+use super::Tile;
 use super::path::{Job, Tiles};
-use super::{GRAIN, Tile};
 
 /// Sums of consecutive columns.
 ///
@@ -243,7 +243,7 @@ unsafe fn tile_of<S: Sums, const SIGNED_LEFT: bool>(
     tile: &mut Tile,
 ) {
     assert!(a.len() >= groups * PANEL_ROWS * S::WORDS && b.len() >= groups * width * INTEGER_STEPS);
-    assert!(width <= PANEL_COLUMNS && width.is_multiple_of(GRAIN) && rows <= PANEL_ROWS);
+    assert!(width <= PANEL_COLUMNS && width.is_multiple_of(PANEL_GRAIN) && rows <= PANEL_ROWS);
     let (a, b, tile) = (a.as_ptr(), b.as_ptr(), tile.0.as_mut_ptr());
     // SAFETY: the caller's and the lines above: eight rows, and columns below `width`, which is a
     // multiple of every vector's length.

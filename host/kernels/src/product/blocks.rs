@@ -1,10 +1,10 @@
 //! Right operands of whole numbers of a few bits, which are quantized in blocks of steps. They are
 //! restored in registers if a product has few rows, otherwise a panel at a time.
 
-use belljar_abi::kernel::{PANEL_COLUMNS, PANEL_ROWS};
+use belljar_abi::kernel::{PANEL_COLUMNS, PANEL_GRAIN, PANEL_ROWS};
 
 use super::super::vector::{EXACT, Vector};
-use super::{GRAIN, Tile};
+use super::Tile;
 
 /// Maximum number of rows of a product whose right operand is restored in registers.
 const FEW_ROWS: usize = 4;
@@ -125,7 +125,7 @@ impl Blocks<'_> {
         step: usize,
         depth: usize,
     ) {
-        assert!(width.is_multiple_of(GRAIN) && panel.len() == depth * width);
+        assert!(width.is_multiple_of(PANEL_GRAIN) && panel.len() == depth * width);
         let (end, mut at) = (step + depth, step);
         while at < end {
             let next = self.same_block(at, end);
@@ -197,7 +197,7 @@ impl Blocks<'_> {
         tile: &mut Tile,
     ) {
         assert!(a.len() >= depth * PANEL_ROWS && R <= PANEL_ROWS);
-        assert!(width.is_multiple_of(GRAIN) && width <= PANEL_COLUMNS);
+        assert!(width.is_multiple_of(PANEL_GRAIN) && width <= PANEL_COLUMNS);
         for row in 0..R {
             tile.0[row * PANEL_COLUMNS..][..width].fill(0.0);
         }

@@ -1,9 +1,9 @@
 //! One tile of a product, summed in registers over a block of steps.
 
-use belljar_abi::kernel::{PANEL_COLUMNS, PANEL_ROWS};
+use belljar_abi::kernel::{PANEL_COLUMNS, PANEL_GRAIN, PANEL_ROWS};
 
 use super::super::vector::{Element, Vector};
-use super::{GRAIN, Tile};
+use super::Tile;
 
 /// Computes a tile.
 ///
@@ -19,7 +19,7 @@ pub(super) unsafe fn tile_of<V: Vector, E: Element>(
     tile: &mut Tile,
 ) {
     assert!(a.len() >= depth * PANEL_ROWS && b.len() >= depth * width);
-    assert!(width <= PANEL_COLUMNS && width.is_multiple_of(GRAIN));
+    assert!(width <= PANEL_COLUMNS && width.is_multiple_of(PANEL_GRAIN));
     let (a, b, tile) = (a.as_ptr(), b.as_ptr(), tile.0.as_mut_ptr());
     // SAFETY: the caller's and the lines above: eight rows, and columns below `width`, which is a
     // multiple of every vector's length.

@@ -11,7 +11,7 @@
 mod blocks;
 mod microkernel;
 
-use belljar_abi::kernel::{PANEL_COLUMNS, PANEL_ROWS};
+use belljar_abi::kernel::{PANEL_COLUMNS, PANEL_GRAIN, PANEL_ROWS};
 use belljar_abi::narrow::Narrow;
 
 use super::Watch;
@@ -35,9 +35,6 @@ const BLOCK_ELEMENTS: usize = 80 << 10;
 /// The same for right operands that are read once, which bounds the time between two looks at the
 /// deadline.
 const READ_ONCE_ELEMENTS: usize = 4 << 20;
-
-/// Width of the narrowest panel; the width of every panel is a multiple of it.
-const GRAIN: usize = 16;
 
 /// Maximum number of rows of a product whose narrow right operand is widened in registers, unless a
 /// vector has sixteen elements: then a tile has so many sums for each operand that is widened that
@@ -111,13 +108,13 @@ struct Tile([f32; PANEL_ROWS * PANEL_COLUMNS]);
 
 /// The width of the panel whose first column is `column` of `n`.
 fn width(n: usize, column: usize) -> usize {
-    (n - column).min(PANEL_COLUMNS).next_multiple_of(GRAIN)
+    (n - column).min(PANEL_COLUMNS).next_multiple_of(PANEL_GRAIN)
 }
 
 /// Number of elements of a right operand in panels.
 pub(super) fn packed_right_len(n: usize, k: usize) -> usize {
     let whole = n / PANEL_COLUMNS * PANEL_COLUMNS;
-    (whole + (n - whole).next_multiple_of(GRAIN)).saturating_mul(k)
+    (whole + (n - whole).next_multiple_of(PANEL_GRAIN)).saturating_mul(k)
 }
 
 /// Number of elements of a left operand in panels.
@@ -146,7 +143,7 @@ impl Product<'_> {
         let mut steps = k.div_ceil(count).max(1);
         if matches!(self.right, Right::Blocks(_)) {
             // A block of steps begins with a word.
-            steps = steps.next_multiple_of(GRAIN);
+            steps = steps.next_multiple_of(PANEL_GRAIN);
         }
         let Panels { left: left_scratch, right: right_scratch } = panels;
         left_scratch.resize(steps * PANEL_ROWS);
@@ -161,7 +158,7 @@ impl Product<'_> {
         let elements = if read_once { READ_ONCE_ELEMENTS } else { BLOCK_ELEMENTS };
         let columns = (elements / (steps * PANEL_COLUMNS)).max(1) * PANEL_COLUMNS;
         if !as_it_lies {
-            right_scratch.resize(steps * n.next_multiple_of(GRAIN).min(columns));
+            right_scratch.resize(steps * n.next_multiple_of(PANEL_GRAIN).min(columns));
         }
         let mut tile = Tile([0.0; PANEL_ROWS * PANEL_COLUMNS]);
         for from in (0..n).step_by(columns) {
